@@ -1,0 +1,1 @@
+"""Floor 0: the words everything is written in: errors, instants, the calendar, units, money, ids, clocks."""

@@ -1,0 +1,55 @@
+"""Identities: a three-letter prefix, an underscore and a ULID (sortable by creation instant).
+
+The ULID's text form is Crockford base 32 of 48 bits of milliseconds and 80 random bits
+(github.com/ulid/spec); `python-ulid` does the encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ulid import ULID
+
+from unisono.base.errors import InvalidInput
+from unisono.base.instants import NS_PER_MS
+
+# One word an identity can stand for; the prefix is what callers see.
+PREFIX_OF_KIND: Final = {
+    "organisation": "org",
+    "participant": "par",
+    "site": "sit",
+    "connection_point": "cpt",
+    "device": "dev",
+    "point": "pnt",
+    "meter": "met",
+    "gateway": "gwy",
+    "source": "src",
+    "portfolio": "pfo",
+    "dispatch": "dsp",
+    "commitment": "cmt",
+    "job": "job",
+    "key": "key",
+    "alarm": "alm",
+    "agreement": "agr",
+}
+_ID = re.compile(r"^([a-z]{3})_([0-7][0-9A-HJKMNP-TV-Z]{25})$")
+
+
+def new_id(kind: str, at_ns: int, randomness: bytes) -> str:
+    """Return a new id; ``randomness`` is 10 bytes, so that a seed can make the same ids again.
+
+    >>> new_id("site", 1772992799500000000, bytes(10))
+    'sit_01KK79P8RC0000000000000000'
+    """
+    assert len(randomness) == 10, "a ULID has 80 random bits"
+    stamp = (at_ns // NS_PER_MS).to_bytes(6, "big")
+    return f"{PREFIX_OF_KIND[kind]}_{ULID(stamp + randomness)}"
+
+
+def check_id(kind: str, text: str, field: str) -> str:
+    """Return ``text`` if it is an id of that kind, else raise InvalidInput."""
+    match = _ID.match(text)
+    if match is None or match.group(1) != PREFIX_OF_KIND[kind]:
+        raise InvalidInput(field, text, f"must be a {kind} id: {PREFIX_OF_KIND[kind]}_ and 26 characters of base 32")
+    return text

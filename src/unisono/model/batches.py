@@ -1,0 +1,196 @@
+"""Columnar batches: readings and acknowledgements coming in, command frames going out.
+
+Each batch is a few equal-length numpy arrays plus scalars. Bytes on a stream: 4 magic bytes, a MessagePack
+header's length (uint32), the header, then the columns one after the other, little-endian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.base.errors import DamagedRecord
+
+NO_SEQ: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Shared packing of a batch; subclasses declare scalars in HEADER and arrays in DTYPES (both in order)."""
+
+    MAGIC: ClassVar[bytes]
+    HEADER: ClassVar[tuple[str, ...]]
+    DTYPES: ClassVar[dict[str, str]]
+
+    def __len__(self) -> int:
+        return int(getattr(self, next(iter(self.DTYPES))).size)
+
+    def encode(self) -> bytes:
+        """Return the batch's bytes."""
+        header = msgspec.msgpack.encode([len(self), *(getattr(self, name) for name in self.HEADER)])
+        parts = [self.MAGIC, len(header).to_bytes(4, "little"), header]
+        for name, dtype in self.DTYPES.items():
+            column = np.ascontiguousarray(getattr(self, name), dtype=np.dtype(dtype).newbyteorder("<"))
+            assert column.size == len(self), f"column {name} has another length"
+            parts.append(column.tobytes())
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Return the batch; its arrays are read-only views of ``payload``. Raises DamagedRecord."""
+        if payload[:4] != cls.MAGIC:
+            raise DamagedRecord(cls.__name__, f"starts with {payload[:4]!r}, not {cls.MAGIC!r}")
+        try:
+            header_end = 8 + int.from_bytes(payload[4:8], "little")
+            n, *scalars = msgspec.msgpack.decode(payload[8:header_end])
+            values: dict[str, Any] = dict(zip(cls.HEADER, scalars, strict=True))
+            at = header_end
+            for name, dtype in cls.DTYPES.items():
+                values[name] = np.frombuffer(payload, np.dtype(dtype), n, at)
+                at += values[name].nbytes
+        except (ValueError, TypeError, msgspec.DecodeError) as wrong:
+            raise DamagedRecord(cls.__name__, str(wrong)) from wrong
+        if at != len(payload):
+            raise DamagedRecord(cls.__name__, f"has {len(payload)} bytes, its header says {at}")
+        return cls(**values)
+
+    @classmethod
+    def of_columns(cls, scalars: dict[str, Any], columns: dict[str, Any]) -> Self:
+        """Return a batch, each column cast to its declared dtype; a column left out is filled with its missing value."""
+        n = next(len(column) for column in columns.values())
+        values: dict[str, Any] = dict(scalars)
+        for name, dtype in cls.DTYPES.items():
+            given = columns.get(name)
+            values[name] = _missing(n, dtype) if given is None else np.asarray(given, dtype=dtype)
+        return cls(**values)
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Return the names of all scalars and columns."""
+        return tuple(field.name for field in fields(cls))
+
+
+def _missing(n: int, dtype: str) -> NDArray[Any]:
+    kind = np.dtype(dtype).kind
+    return np.full(n, np.nan if kind == "f" else -1 if kind == "i" else 0, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingBatch(_Columns):
+    """Readings of many devices from one gateway or one front's buffer.
+
+    ``gateway_no`` -1: singles of many gateways. ``batch_seq`` -1: no sequence; else the fold drops (gateway_no,
+    batch_seq) that it has seen. ``known_ns``: wall instant at the front. Missing values: NaN, and -1 for instants.
+    ``power_w`` is positive into the grid, already converted by the codec. For INTERVAL_ENERGY ``energy_wh`` counts
+    from ``interval_start_ns`` to ``measured_ns``; for REGISTER it is the register.
+    """
+
+    gateway_no: int
+    batch_seq: int
+    known_ns: int
+    device_no: NDArray[np.int32]
+    source_kind: NDArray[np.uint8]
+    reading_kind: NDArray[np.uint8]
+    quality: NDArray[np.uint8]
+    status: NDArray[np.uint16]
+    measured_ns: NDArray[np.int64]
+    interval_start_ns: NDArray[np.int64]
+    power_w: NDArray[np.float32]
+    energy_wh: NDArray[np.float64]
+    soc_frac: NDArray[np.float32]
+    temperature_degc: NDArray[np.float32]
+    voltage_v: NDArray[np.float32]
+
+    MAGIC: ClassVar[bytes] = b"URB1"
+    HEADER: ClassVar[tuple[str, ...]] = ("gateway_no", "batch_seq", "known_ns")
+    DTYPES: ClassVar[dict[str, str]] = {
+        "device_no": "<i4",
+        "source_kind": "u1",
+        "reading_kind": "u1",
+        "quality": "u1",
+        "status": "<u2",
+        "measured_ns": "<i8",
+        "interval_start_ns": "<i8",
+        "power_w": "<f4",
+        "energy_wh": "<f8",
+        "soc_frac": "<f4",
+        "temperature_degc": "<f4",
+        "voltage_v": "<f4",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class AckBatch(_Columns):
+    """What devices answered: to command ``seq`` under ``epoch``, with an AckCode. Also travels on ``readings.<shard>``.
+
+    A gateway's answer to a lease renewal is one row with ``device_no`` -1 and the renewal's ``seq``.
+    """
+
+    gateway_no: int
+    known_ns: int
+    device_no: NDArray[np.int32]
+    epoch: NDArray[np.int64]
+    seq: NDArray[np.int64]
+    code: NDArray[np.uint8]
+    answered_ns: NDArray[np.int64]
+
+    MAGIC: ClassVar[bytes] = b"UAB1"
+    HEADER: ClassVar[tuple[str, ...]] = ("gateway_no", "known_ns")
+    DTYPES: ClassVar[dict[str, str]] = {
+        "device_no": "<i4",
+        "epoch": "<i8",
+        "seq": "<i8",
+        "code": "u1",
+        "answered_ns": "<i8",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFrames(_Columns):
+    """The commands one shard sends in one cycle: one row a device; written to ``commands.<shard>`` before they leave.
+
+    ``seq`` grows for each device within an epoch. ``value`` means by ``kind``: POWER_SETPOINT watts (whole, positive
+    into the grid), IMPORT_EXPORT_LIMIT watts, TEMPERATURE_OFFSET kelvin, SHED_LEVEL 0..3, RELEASE unused.
+    ``ttl_s`` counts from receipt on the device's monotonic clock; ``expires_ns`` is the wall instant after which a
+    device that has not begun may not begin. A row with ``device_no`` -1 renews every lease of ``gateway_no``
+    whose seq is <= ``seq``.
+    """
+
+    shard: int
+    epoch: int
+    cycle: int
+    issued_ns: int
+    device_no: NDArray[np.int32]
+    gateway_no: NDArray[np.int32]
+    dispatch_no: NDArray[np.int32]
+    seq: NDArray[np.int64]
+    kind: NDArray[np.uint8]
+    fallback: NDArray[np.uint8]
+    value: NDArray[np.float32]
+    start_ns: NDArray[np.int64]
+    expires_ns: NDArray[np.int64]
+    ttl_s: NDArray[np.float32]
+
+    MAGIC: ClassVar[bytes] = b"UCF1"
+    HEADER: ClassVar[tuple[str, ...]] = ("shard", "epoch", "cycle", "issued_ns")
+    DTYPES: ClassVar[dict[str, str]] = {
+        "device_no": "<i4",
+        "gateway_no": "<i4",
+        "dispatch_no": "<i4",
+        "seq": "<i8",
+        "kind": "u1",
+        "fallback": "u1",
+        "value": "<f4",
+        "start_ns": "<i8",
+        "expires_ns": "<i8",
+        "ttl_s": "<f4",
+    }
+
+
+def decode_incoming(payload: bytes) -> ReadingBatch | AckBatch:
+    """Return whichever batch a ``readings.<shard>`` message holds; raises DamagedRecord."""
+    return AckBatch.decode(payload) if payload[:4] == AckBatch.MAGIC else ReadingBatch.decode(payload)

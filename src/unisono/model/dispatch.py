@@ -1,0 +1,105 @@
+"""Dispatches: what is asked of a portfolio, and what came of it, as it travels on ``requests.<shard>``."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TargetPoint(msgspec.Struct, frozen=True):
+    """From ``start_ns`` on, aim for ``power_w`` (the last point holds to the dispatch's end)."""
+
+    start_ns: int
+    power_w: float
+
+
+class Dispatch(msgspec.Struct, frozen=True, kw_only=True, tag="dispatch"):
+    """One dispatch in one revision; (dispatch_id, revision) makes it idempotent, the highest revision holds.
+
+    ``kind``: change_w (against the reference), net_w (absolute portfolio power) or limit_w (a cap: the portfolio
+    may not export more than target when ``limit_is_export``, nor import more than -target otherwise).
+    Targets are in watts, positive into the grid. The target ramps linearly over ``ramp_s`` at the start and the end,
+    inside [start_ns, end_ns).
+    """
+
+    dispatch_id: str
+    revision: int
+    organisation_id: str
+    portfolio_id: str
+    portfolio_no: int
+    kind: str
+    start_ns: int
+    end_ns: int
+    targets: tuple[TargetPoint, ...]
+    ramp_s: float = 0.0
+    limit_is_export: bool = True
+    policy: str = "merit_order"
+    # Lower is more urgent, as in OpenADR 3.1; a device serves one dispatch at a time.
+    priority: int = 100
+    is_test: bool = False
+    is_cancelled: bool = False
+    reason: str = ""
+    requested_ns: int = 0
+
+
+class OptOutChange(msgspec.Struct, frozen=True, kw_only=True, tag="opt_out"):
+    """An owner's word that arrived during operation: from ``start_ns`` to ``end_ns`` leave the device alone."""
+
+    request_id: str
+    device_no: int
+    start_ns: int
+    end_ns: int
+    reason: str = ""
+
+
+Request = Dispatch | OptOutChange
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the message's bytes."""
+    return msgspec.msgpack.encode(request)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Return the request; raises msgspec.DecodeError on a foreign payload."""
+    return msgspec.msgpack.decode(payload, type=Request)
+
+
+class DispatchProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """What one cycle knows of one dispatch: the funnel, the power, the shortfall. Counts are devices."""
+
+    dispatch_id: str
+    revision: int
+    organisation_id: str
+    portfolio_id: str
+    shard: int
+    epoch: int
+    cycle: int
+    at_ns: int
+    # scheduled, active, completed, cancelled
+    state: str
+    target_w: float
+    # Sum of setpoints less references; what was reported; what the meters among the sources show.
+    commanded_w: float
+    acknowledged_w: float
+    reported_w: float
+    measured_w: float
+    # Best estimate with one standard deviation.
+    delivered_w: float
+    delivered_sd_w: float
+    shortfall_w: float
+    reference_w: float
+    n_eligible: int
+    n_targeted: int
+    n_sent: int
+    n_acknowledged: int
+    n_moving: int
+    n_delivered: int
+    n_opted_out: int
+    n_refused: int
+    n_silent: int
+    n_suspect: int
+    # Devices called in this cycle because others fell short, and those let go because of over-delivery.
+    n_refilled: int = 0
+    n_released: int = 0
+    frames_digest: str = ""
+    n_frames: int = 0
