@@ -1,0 +1,1 @@
+"""Floor 5: NATS: the one map of what flows where, and how to publish and consume it."""
