@@ -1,0 +1,71 @@
+"""What a demonstration has seen: the facts that its verdict and both of its reports are made from."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One condition of success: what was seen, what was asked."""
+
+    name: str
+    seen: str
+    asked: str
+    is_met: bool
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One row of a breakdown (a technology or a failure domain); powers in W as means over the hold."""
+
+    name: str
+    n_devices: int
+    n_called: int
+    estimated_w: float
+    true_w: float
+
+
+class Series(msgspec.Struct, frozen=True):
+    """A line: instants in seconds from the dispatch's start, and powers in W."""
+
+    at_s: list[float]
+    power_w: list[float]
+
+
+class DemoRecord(msgspec.Struct, kw_only=True):
+    """Everything a report shows."""
+
+    world: str
+    seed: int
+    n_devices: int
+    n_sites: int
+    n_gateways: int
+    started: str
+    phase_s: dict[str, float] = {}
+    portfolios: list[dict[str, object]] = []
+    target_w: float = 0.0
+    true_deliverable_w: float = 0.0
+    dispatchable_w: float = 0.0
+    ramp_s: float = 0.0
+    hold_start_s: float = 0.0
+    hold_end_s: float = 0.0
+    target: Series = Series([], [])
+    estimated: Series = Series([], [])
+    estimated_sd: Series = Series([], [])
+    true: Series = Series([], [])
+    shortfall: Series = Series([], [])
+    funnel: dict[str, int] = {}
+    n_refilled: int = 0
+    refill_s: float | None = None
+    by_technology: list[Share] = []
+    by_domain: list[Share] = []
+    ingest: dict[str, int] = {}
+    misbehaviour: dict[str, object] = {}
+    violations: dict[str, int] = {}
+    log_entries: int = 0
+    log_head: str = ""
+    checks: list[Check] = []
+
+    @property
+    def is_success(self) -> bool:
+        """True if every check is met (and there are some)."""
+        return bool(self.checks) and all(check.is_met for check in self.checks)

@@ -1,0 +1,125 @@
+"""The report of a demonstration: tables for the terminal, and one self-contained HTML file with charts."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+
+from unisono.main.demo.charts import Line, funnel_chart, line_chart
+from unisono.main.demo.record import DemoRecord, Share
+from unisono.main.demo.verdict import hold_energy_error_frac
+
+FUNNEL_STEPS = ("targeted", "sent", "acknowledged", "moving", "delivered")
+FUNNEL_ASIDE = ("opted_out", "refused", "silent", "suspect")
+
+
+def terminal_report(record: DemoRecord) -> RenderableType:
+    """Return what the terminal shows at the end."""
+    power = _table("Power (means over the hold)", ["", "MW"])
+    for name, power_w in _powers(record):
+        power.add_row(name, _mw(power_w))
+    funnel = _table("Devices", ["", "count"])
+    for step in (*FUNNEL_STEPS, *FUNNEL_ASIDE):
+        funnel.add_row(step.replace("_", " "), f"{record.funnel.get(step, 0):,}")
+    shares = _table("By technology and failure domain", ["", "devices", "called", "estimate MW", "true MW"])
+    for share in [*record.by_technology, *record.by_domain]:
+        shares.add_row(share.name, f"{share.n_devices:,}", f"{share.n_called:,}", _mw(share.estimated_w), _mw(share.true_w))
+    ingest = _table("Readings", ["", "count"])
+    for name, n in record.ingest.items():
+        ingest.add_row(name.replace("_", " "), f"{n:,}")
+    checks = _table("Verdict", ["check", "seen", "asked", ""])
+    for check in record.checks:
+        checks.add_row(check.name, check.seen, check.asked, "[green]met[/]" if check.is_met else "[red]NOT MET[/]")
+    head = f"event log head {record.log_head or 'unknown'}\nshortfall: {_refill(record)}"
+    return Group(power, funnel, shares, ingest, checks, Panel(head, title="the plant delivered" if record.is_success else "the plant FELL SHORT"))
+
+
+def html_report(record: DemoRecord) -> str:
+    """Return one HTML page: no script, no link, nothing to fetch."""
+    hold = (record.hold_start_s, record.hold_end_s)
+    power = line_chart(
+        [
+            Line("target", "target", record.target),
+            Line("delivered, the platform's estimate (band: one standard deviation)", "estimated", record.estimated),
+            Line("delivered, the region's own meters (4 s)", "true", record.true, is_stepped=True),
+        ],
+        band=(record.estimated, record.estimated_sd) if record.estimated_sd.at_s else None,
+        shade_s=hold,
+    )
+    shortfall = line_chart([Line("shortfall seen by the platform", "shortfall", record.shortfall)], shade_s=hold)
+    steps = [(step, record.funnel.get(step, 0)) for step in FUNNEL_STEPS]
+    aside = [(step.replace("_", " "), record.funnel.get(step, 0)) for step in FUNNEL_ASIDE]
+    verdict = "The plant delivered" if record.is_success else "The plant fell short"
+    body = f"""
+<header class="{"met" if record.is_success else "unmet"}"><p>Unisono demonstration, {escape(record.started)}</p><h1>{verdict}</h1>
+<p>{record.n_devices:,} devices at {record.n_sites:,} sites behind {record.n_gateways:,} gateways, world "{escape(record.world)}", seed {record.seed}</p></header>
+<section><h2>Verdict</h2>{_rows(["check", "seen", "asked", ""], [[c.name, c.seen, c.asked, "met" if c.is_met else "NOT MET"] for c in record.checks])}</section>
+<section><h2>Power</h2>{power}{_rows(["", "MW"], [[name, _mw(w)] for name, w in _powers(record)])}</section>
+<section class="two"><div><h2>From targeted to delivered</h2>{funnel_chart(steps)}</div><div><h2>Set aside</h2>{funnel_chart(aside)}</div></section>
+<section><h2>Shortfall and refill</h2><p>{escape(_refill(record))}</p>{shortfall}</section>
+<section class="two"><div><h2>By technology</h2>{_shares(record.by_technology)}</div><div><h2>By failure domain</h2>{_shares(record.by_domain)}</div></section>
+<section class="two"><div><h2>Readings</h2>{_rows(["", "count"], [[k.replace("_", " "), f"{n:,}"] for k, n in record.ingest.items()])}</div>
+<div><h2>What went wrong on purpose</h2>{_rows(["", ""], [[k.replace("_", " "), str(v)] for k, v in record.misbehaviour.items()])}</div></section>
+<section class="two"><div><h2>Portfolios</h2>{_portfolios(record)}</div>
+<div><h2>Phases</h2>{_rows(["", "s"], [[k, f"{s:.1f}"] for k, s in record.phase_s.items()])}</div></section>
+<footer>Event log: {record.log_entries:,} entries, head <code>{escape(record.log_head)}</code></footer>"""
+    page = files("unisono.main.demo").joinpath("report.html").read_text(encoding="utf-8")
+    return page.replace("{{title}}", verdict).replace("{{body}}", body)
+
+
+def _powers(record: DemoRecord) -> list[tuple[str, float]]:
+    true_w = record.target_w * (1.0 + hold_energy_error_frac(record))
+    in_hold = [w for s, w in zip(record.estimated.at_s, record.estimated.power_w, strict=True) if record.hold_start_s <= s < record.hold_end_s]
+    estimated_w = sum(in_hold) / len(in_hold) if in_hold else float("nan")
+    return [
+        ("truly deliverable beforehand (the region)", record.true_deliverable_w),
+        ("dispatchable, promised beforehand (the platform)", record.dispatchable_w),
+        ("target", record.target_w),
+        ("delivered, the platform's estimate", estimated_w),
+        ("delivered, the region's own meters", true_w),
+    ]
+
+
+def _refill(record: DemoRecord) -> str:
+    called = f"{record.n_refilled:,} further devices were called to fill gaps"
+    if record.refill_s is None:
+        return f"{called}; a shortfall above 5 % of target lasted to the end"
+    if record.refill_s == 0:
+        return f"{called}; the estimate was never more than 5 % of target short during the hold"
+    return f"{called}; the longest shortfall above 5 % of target was refilled within {record.refill_s:.0f} s"
+
+
+def _portfolios(record: DemoRecord) -> str:
+    rows = [[str(p["name"]), f"{p['n_devices']:,}", str(p["enrolled_mw"]), str(p["dispatchable_mw"])] for p in record.portfolios]
+    return _rows(["name", "devices", "enrolled MW", "dispatchable MW"], rows)
+
+
+def _shares(shares: list[Share]) -> str:
+    cells = [[s.name, f"{s.n_devices:,}", f"{s.n_called:,}", _mw(s.estimated_w), _mw(s.true_w)] for s in shares]
+    return _rows(["", "devices", "called", "estimate MW", "true MW"], cells)
+
+
+def _rows(heads: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    css = {"met": "met", "NOT MET": "unmet"}.get(text) or ("n" if text[:1].isdigit() or text[:1] in "+-" else "")
+    return f'<td class="{css}">{escape(text)}</td>'
+
+
+def _table(title: str, heads: list[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 or head in ("asked", "seen") else "right")
+    return table
+
+
+def _mw(power_w: float) -> str:
+    return f"{power_w / 1e6:.3f}"

@@ -1,0 +1,189 @@
+"""Realtime: the owner of one shard. Its state is only the fold of three streams; each cycle it runs ``plant.step``.
+
+Start: lease (a new epoch) -> newest checkpoint -> replay to the streams' ends without commanding -> cycles.
+It never waits for PostgreSQL: only the lease talks to it, in a thread, with a stated bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import msgspec
+
+from unisono.base.clock import Clock
+from unisono.base.errors import DamagedRecord, Unavailable
+from unisono.base.instants import NS_PER_S
+from unisono.bus import subjects
+from unisono.bus.connection import Bus
+from unisono.model.queries import Refused, decode_query, encode_answer
+from unisono.plant.answers import answer
+from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.state import PlantConfig, PlantState, new_state
+from unisono.plant.step import StepResult, fold, step
+from unisono.services.outbound import Outbound
+from unisono.services.realtime_inbox import Drained, Inbox
+from unisono.services.shard_lease import LostLease, ShardLease
+from unisono.store.database import Database
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_STREAMS = ("REGISTRY", "REQUESTS", "READINGS")
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeSettings:
+    """How one shard is run.
+
+    ``checkpoint_every_s``: the most telemetry that a restart replays. ``lease_s``: how long an owner that can't reach
+    PostgreSQL goes on commanding, and so how long a successor waits after a crash at the most.
+    """
+
+    shard: int
+    owner: str
+    checkpoint_path: Path
+    plant: PlantConfig
+    checkpoint_every_s: float = 20.0
+    lease_s: float = 30.0
+
+
+async def run(settings: RealtimeSettings, bus: Bus, database: Database, clock: Clock) -> None:
+    """Own the shard until cancelled; raises LostLease when another owner has to be assumed."""
+    lease = ShardLease(database, clock, shard=settings.shard, owner=settings.owner, duration_s=settings.lease_s)
+    await lease.acquire()
+    loop = _Loop(settings, bus, clock, lease)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(lease.keep())
+            tasks.create_task(loop.inbox.read_registry())
+            tasks.create_task(loop.inbox.read_requests())
+            tasks.create_task(loop.inbox.read_readings())
+            tasks.create_task(loop.outbound.send())
+            tasks.create_task(loop.cycle_for_ever())
+            tasks.create_task(loop.answer_for_ever())
+    finally:
+        loop.close()
+        await lease.release()
+
+
+class _Loop:
+    """The state of the running shard; everything that touches it runs in one worker thread."""
+
+    def __init__(self, settings: RealtimeSettings, bus: Bus, clock: Clock, lease: ShardLease) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._clock = clock
+        self._lease = lease
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="plant")
+        self._state, positions = self._newest_state()
+        self._is_current = asyncio.Event()
+        self.inbox = Inbox(bus, settings.shard, clock, positions)
+        self.outbound = Outbound(bus)
+
+    async def cycle_for_ever(self) -> None:
+        """Catch up, then step at our own pace; a late cycle is skipped, not made up for."""
+        await self._catch_up()
+        self._is_current.set()
+        cycle_ns = round(self._settings.plant.cycle_s * NS_PER_S)
+        due_ns = self._clock.monotonic_ns()
+        saved_ns = due_ns
+        while True:
+            if not self._lease.is_held():
+                raise LostLease(self._settings.shard, self._lease.epoch)
+            began_ns = self._clock.monotonic_ns()
+            await self._cycle()
+            if began_ns - saved_ns >= self._settings.checkpoint_every_s * NS_PER_S:
+                await self._save()
+                saved_ns = began_ns
+            due_ns += cycle_ns * (1 + max(0, self._clock.monotonic_ns() - due_ns) // cycle_ns)
+            await asyncio.sleep(max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S)
+
+    async def answer_for_ever(self) -> None:
+        """Answer questions about devices from the newest finished cycle."""
+        async for request in self._bus.requests_on(subjects.query(self._settings.shard)):
+            if self._is_current.is_set():
+                payload = await self._in_worker(self._answer, request.payload)
+            else:
+                payload = encode_answer(Refused(reason="the shard is catching up with its streams"))
+            await request.respond(payload)
+
+    def close(self) -> None:
+        """Let the running step finish and end the worker."""
+        self._worker.shutdown(wait=True)
+
+    async def _catch_up(self) -> None:
+        """Fold everything that was on the streams when we came, without deciding or sending anything."""
+        ends = {name: await self._bus.last_seq(name) for name in _STREAMS}
+        while True:
+            await self.inbox.wait_past(ends)
+            await self._in_worker(self._fold, self.inbox.drain())
+            if self.inbox.is_past(ends):
+                break
+        log.info("caught up", extra={"positions": self.inbox.positions, "n_devices": self._state.n_devices})
+
+    async def _cycle(self) -> None:
+        result = await self._in_worker(self._step, self.inbox.drain())
+        shard, epoch, cycle = self._settings.shard, self._lease.epoch, result.totals.cycle
+        identity = f"{shard}-{epoch}-{cycle}"
+        if len(result.frames):
+            self.outbound.put(subjects.commands(shard, epoch), result.frames.encode(), f"c-{identity}")
+        if result.outcomes.progress or result.outcomes.log:
+            self.outbound.put(subjects.outcomes(shard, epoch), msgspec.msgpack.encode(result.outcomes), f"o-{identity}")
+        totals = msgspec.structs.replace(result.totals, readings_seq=self.inbox.positions["READINGS"])
+        try:
+            await self._bus.publish(subjects.totals(shard), msgspec.msgpack.encode(totals))
+        except Unavailable as away:
+            log.warning("totals not published", extra={"why": str(away)})
+
+    async def _save(self) -> None:
+        """Write the checkpoint beside the old one, sync, rename."""
+        positions = dict(self.inbox.positions)
+        await self._in_worker(self._write_checkpoint, positions)
+
+    async def _in_worker(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+
+    def _fold(self, drained: Drained) -> None:
+        fold(self._state, drained.arrivals, drained.requests, drained.registry, self._clock.wall_ns(), self._clock.monotonic_ns())
+
+    def _step(self, drained: Drained) -> StepResult:
+        return step(self._state, drained.arrivals, drained.requests, drained.registry, self._clock.wall_ns(), self._clock.monotonic_ns())
+
+    def _answer(self, payload: bytes) -> bytes:
+        try:
+            query = decode_query(payload)
+        except msgspec.DecodeError as foreign:
+            return encode_answer(Refused(reason=f"not a query: {foreign}"))
+        return encode_answer(answer(self._state, query, self._clock.wall_ns(), self._clock.monotonic_ns()))
+
+    def _write_checkpoint(self, positions: dict[str, int]) -> None:
+        path = self._settings.checkpoint_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with fresh.open("wb") as file:
+            file.write(checkpoint(self._state, positions, self._clock.wall_ns(), self._clock.monotonic_ns()))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+    def _newest_state(self) -> tuple[PlantState, dict[str, int]]:
+        """Return the checkpoint's state under our epoch, or an empty one that replays the streams from their start."""
+        settings, epoch = self._settings, self._lease.epoch
+        try:
+            payload = settings.checkpoint_path.read_bytes()
+            state, positions = restore(payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns())
+        except FileNotFoundError:
+            return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
+        except DamagedRecord as damaged:
+            log.error("checkpoint refused; the streams are replayed from their start", extra={"why": str(damaged)})
+            return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
+        return state, positions

@@ -1,0 +1,123 @@
+"""What a shard's realtime is fed: three streams read in order into one bounded inbox, with the positions reached."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from unisono.base.clock import Clock
+from unisono.base.errors import DamagedRecord
+from unisono.bus import subjects
+from unisono.bus.connection import Bus
+from unisono.model.batches import decode_incoming
+from unisono.model.dispatch import Request, decode_request
+from unisono.model.registry import RegistryBatch, decode_registry
+from unisono.plant.step import Arrival
+
+log = logging.getLogger(__name__)
+
+# Messages that may wait for a cycle; beyond it a reader stops reading ("inbox full") and the stream keeps the rest.
+# 20,000 messages of up to 1,000 readings are more than a cycle can fold.
+WAITING_MAX = 20_000
+
+
+@dataclass(slots=True)
+class Drained:
+    """What one cycle takes: in stream order within each kind."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    registry: list[RegistryBatch] = field(default_factory=list)
+
+
+class Inbox:
+    """Readers fill it, a cycle drains it whole. ``positions`` are the sequences drained, for the checkpoint."""
+
+    def __init__(self, bus: Bus, shard: int, clock: Clock, positions: dict[str, int]) -> None:
+        self._bus = bus
+        self._shard = shard
+        self._clock = clock
+        self._waiting: dict[str, deque[tuple[int, object]]] = {name: deque() for name in positions}
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._arrived = asyncio.Event()
+        self.positions = dict(positions)
+        self.n_damaged = 0
+
+    async def read_readings(self) -> None:
+        """Read ``readings.<shard>`` for ever."""
+        async for seq, payload in self._messages("READINGS", subjects.readings(self._shard)):
+            try:
+                batch = decode_incoming(payload)
+            except DamagedRecord as damaged:
+                self._refuse("READINGS", seq, damaged)
+                continue
+            self._put("READINGS", seq, Arrival(batch, self._receipt_ns(batch.known_ns)))
+
+    async def read_requests(self) -> None:
+        """Read ``requests.<shard>`` for ever."""
+        async for seq, payload in self._messages("REQUESTS", subjects.requests(self._shard)):
+            try:
+                self._put("REQUESTS", seq, decode_request(payload))
+            except msgspec.DecodeError as damaged:
+                self._refuse("REQUESTS", seq, damaged)
+
+    async def read_registry(self) -> None:
+        """Read ``registry.<shard>`` for ever."""
+        async for seq, payload in self._messages("REGISTRY", subjects.registry(self._shard)):
+            try:
+                self._put("REGISTRY", seq, decode_registry(payload))
+            except msgspec.DecodeError as damaged:
+                self._refuse("REGISTRY", seq, damaged)
+
+    def drain(self) -> Drained:
+        """Take all that waits and move the positions past it."""
+        taken = Drained()
+        for name, items in (("READINGS", taken.arrivals), ("REQUESTS", taken.requests), ("REGISTRY", taken.registry)):
+            waiting = self._waiting[name]
+            while waiting:
+                seq, item = waiting.popleft()
+                items.append(item)  # type: ignore[attr-defined]  # each deque holds its stream's one type
+                self.positions[name] = seq
+        self._has_room.set()
+        return taken
+
+    async def wait_past(self, targets: dict[str, int]) -> None:
+        """Return when everything up to ``targets`` waits or is drained, or when the inbox is full."""
+        while self._has_room.is_set() and any(self._reached(name) < seq for name, seq in targets.items()):
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def is_past(self, targets: dict[str, int]) -> bool:
+        """Return True if everything up to ``targets`` has been drained."""
+        return all(self.positions[name] >= seq for name, seq in targets.items())
+
+    async def _messages(self, stream: str, subject: str):  # type: ignore[no-untyped-def]  # an async generator of (seq, bytes)
+        async for seq, payload in self._bus.replay(stream, subject, self.positions[stream] + 1):
+            await self._has_room.wait()
+            yield seq, payload
+
+    def _put(self, stream: str, seq: int, item: object) -> None:
+        waiting = self._waiting[stream]
+        waiting.append((seq, item))
+        if len(waiting) >= WAITING_MAX:
+            self._has_room.clear()
+        self._arrived.set()
+
+    def _refuse(self, stream: str, seq: int, damaged: Exception) -> None:
+        """A message that no code of ours wrote: count it, say so, go on."""
+        self.n_damaged += 1
+        log.error("damaged message refused", extra={"stream": stream, "seq": seq, "why": str(damaged)})
+
+    def _reached(self, name: str) -> int:
+        waiting = self._waiting[name]
+        return waiting[-1][0] if waiting else self.positions[name]
+
+    def _receipt_ns(self, known_ns: int) -> int:
+        """Return the monotonic instant at which the front knew it: now, less the age that its wall instant shows."""
+        age_ns = max(0, self._clock.wall_ns() - known_ns)
+        return self._clock.monotonic_ns() - age_ns

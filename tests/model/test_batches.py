@@ -1,0 +1,51 @@
+"""Columnar batches on their way through bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unisono.base.errors import DamagedRecord
+from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch, decode_incoming
+
+FLOATS = st.floats(width=32, allow_nan=True)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2**31 - 1), FLOATS, st.integers(-1, 2**62)), max_size=50), st.integers(-1, 2**62))
+def test_a_batch_survives_its_bytes(rows: list[tuple[int, float, int]], batch_seq: int) -> None:
+    columns = {
+        "device_no": [row[0] for row in rows],
+        "power_w": [row[1] for row in rows],
+        "measured_ns": [row[2] for row in rows],
+    }
+    batch = ReadingBatch.of_columns({"gateway_no": 7, "batch_seq": batch_seq, "known_ns": 9}, columns)
+    back = decode_incoming(batch.encode())
+    assert isinstance(back, ReadingBatch)
+    assert (back.gateway_no, back.batch_seq, back.known_ns, len(back)) == (7, batch_seq, 9, len(rows))
+    for name in ReadingBatch.DTYPES:
+        np.testing.assert_array_equal(getattr(back, name), getattr(batch, name))
+
+
+def test_columns_left_out_are_missing_not_zero() -> None:
+    batch = ReadingBatch.of_columns({"gateway_no": 1, "batch_seq": 1, "known_ns": 1}, {"device_no": [5]})
+    assert np.isnan(batch.power_w[0])
+    assert np.isnan(batch.soc_frac[0])
+    assert batch.measured_ns[0] == -1
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"ZZZZ" + b[4:], lambda _: b"", lambda b: b[:9]])
+def test_a_damaged_message_is_refused(damage) -> None:
+    frames = CommandFrames.of_columns(
+        {"shard": 0, "epoch": 1, "cycle": 1, "issued_ns": 1}, {"device_no": [1, 2], "value": [1.0, -2.0]}
+    )
+    with pytest.raises(DamagedRecord):
+        CommandFrames.decode(damage(frames.encode()))
+
+
+def test_readings_and_acknowledgements_share_a_stream() -> None:
+    acks = AckBatch.of_columns({"gateway_no": 3, "known_ns": 4}, {"device_no": [-1], "epoch": [2], "seq": [9], "code": [0]})
+    back = decode_incoming(acks.encode())
+    assert isinstance(back, AckBatch)
+    assert back.seq.tolist() == [9]
