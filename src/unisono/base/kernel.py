@@ -10,10 +10,10 @@ import numba
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def kernel(*signatures: str) -> Callable[[F], F]:
+def kernel(*signatures: object) -> Callable[[F], F]:
     """Compile a function of arrays: GIL released, cached on disk, no fastmath, no parallel reductions.
 
-    With explicit ``signatures`` (numba type strings) it is compiled when its module is imported (or loaded from the
+    With explicit ``signatures`` (numba types, or strings that name them) it is compiled when its module is imported (or loaded from the
     cache in ``NUMBA_CACHE_DIR``), and a call with other types fails loudly instead of compiling in a service.
     """
 

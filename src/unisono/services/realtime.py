@@ -61,6 +61,7 @@ async def run(settings: RealtimeSettings, bus: Bus, database: Database, clock: C
     lease = ShardLease(database, clock, shard=settings.shard, owner=settings.owner, duration_s=settings.lease_s)
     await lease.acquire()
     loop = _Loop(settings, bus, clock, lease)
+    answers = await bus.serve(subjects.query(settings.shard), loop.answer)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(lease.keep())
@@ -69,8 +70,8 @@ async def run(settings: RealtimeSettings, bus: Bus, database: Database, clock: C
             tasks.create_task(loop.inbox.read_readings())
             tasks.create_task(loop.outbound.send())
             tasks.create_task(loop.cycle_for_ever())
-            tasks.create_task(loop.answer_for_ever())
     finally:
+        await answers.stop()
         loop.close()
         await lease.release()
 
@@ -107,14 +108,11 @@ class _Loop:
             due_ns += cycle_ns * (1 + max(0, self._clock.monotonic_ns() - due_ns) // cycle_ns)
             await asyncio.sleep(max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S)
 
-    async def answer_for_ever(self) -> None:
-        """Answer questions about devices from the newest finished cycle."""
-        async for request in self._bus.requests_on(subjects.query(self._settings.shard)):
-            if self._is_current.is_set():
-                payload = await self._in_worker(self._answer, request.payload)
-            else:
-                payload = encode_answer(Refused(reason="the shard is catching up with its streams"))
-            await request.respond(payload)
+    async def answer(self, payload: bytes) -> bytes:
+        """Answer a question about devices from the newest finished cycle."""
+        if not self._is_current.is_set():
+            return encode_answer(Refused(reason="the shard is catching up with its streams"))
+        return await self._in_worker(self._answer, payload)
 
     def close(self) -> None:
         """Let the running step finish and end the worker."""

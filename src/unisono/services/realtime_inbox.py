@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -96,7 +97,7 @@ class Inbox:
         """Return True if everything up to ``targets`` has been drained."""
         return all(self.positions[name] >= seq for name, seq in targets.items())
 
-    async def _messages(self, stream: str, subject: str):  # type: ignore[no-untyped-def]  # an async generator of (seq, bytes)
+    async def _messages(self, stream: str, subject: str) -> AsyncIterator[tuple[int, bytes]]:
         async for seq, payload in self._bus.replay(stream, subject, self.positions[stream] + 1):
             await self._has_room.wait()
             yield seq, payload

@@ -1,0 +1,125 @@
+"""Keys, organisations, jobs, alarms and the state of the service."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unisono.api.schemas.types import INSTANT_EXAMPLE, Asked, Instant, Text, id_of
+
+KEY_EXAMPLE = "key_01KK79P8RC0000000000000000"
+JOB_EXAMPLE = "job_01KK79P8RC0000000000000000"
+Scope = Literal["read", "enrol", "dispatch", "admin"]
+
+
+class KeyAsked(Asked):
+    """A key to make; it can hold no scope that the caller's own key lacks."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "trading desk", "scopes": ["read", "dispatch"]}]}
+    )
+
+    name: Text
+    scopes: list[Scope] = Field(min_length=1, max_length=4)
+    expires_at: Instant | None = None
+    organisation_id: id_of("organisation") | None = None  # type: ignore[valid-type]
+
+
+class Key(BaseModel):
+    """A key without its secret, of which only a hash is kept."""
+
+    key_id: str = Field(examples=[KEY_EXAMPLE])
+    organisation_id: str
+    name: str
+    scopes: list[str] = Field(examples=[["read", "dispatch"]])
+    created_at: str | None = Field(default=None, examples=[INSTANT_EXAMPLE])
+    expires_at: str | None = None
+    revoked_at: str | None = None
+
+
+class KeyMade(Key):
+    """A new key with its secret."""
+
+    secret: str = Field(description="The bearer token; shown now and never again.", examples=["uni_(43 characters)"])
+
+
+class OrganisationAsked(Asked):
+    """A tenant to make."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Rose City Power"}]})
+
+    name: Text
+
+
+class Organisation(BaseModel):
+    """A tenant: whatever carries its id is seen by its keys only."""
+
+    organisation_id: str = Field(examples=["org_01KK79P8RC0000000000000000"])
+    name: str
+    created_at: str | None = None
+
+
+class Job(BaseModel):
+    """Work that outlives its request."""
+
+    job_id: str = Field(examples=[JOB_EXAMPLE])
+    kind: str = Field(examples=["enrolment"])
+    state: str = Field(description="queued, running, completed or failed", examples=["running"])
+    n_total: int
+    n_done: int
+    n_failed: int
+    progress_frac: float
+    created_at: str | None = None
+    finished_at: str | None = None
+    reason: str | None = None
+    status_url: str = Field(examples=[f"/v1/jobs/{JOB_EXAMPLE}"])
+    errors_url: str
+    result_url: str
+
+
+class RowError(BaseModel):
+    """Why one row was refused."""
+
+    row: int = Field(description="Position in the body, from 0.")
+    partner_reference: str | None = None
+    field: str
+    value: Any = None
+    rule: str
+
+
+class Alarm(BaseModel):
+    """Something an operator should know: raised, perhaps acknowledged, cleared by itself when it is over."""
+
+    alarm_id: str
+    kind: str = Field(examples=["coverage_below_floor"])
+    severity: str = Field(examples=["warning"])
+    subject_id: str
+    detail: str
+    state: str = Field(examples=["raised"])
+    raised_at: str | None
+    acknowledged_at: str | None = None
+    acknowledged_by: str | None = None
+    cleared_at: str | None = None
+
+
+class AckAsked(Asked):
+    """Who has seen the alarm, and what they make of it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"note": "crew informed"}]})
+
+    note: Text | None = None
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: str = Field(examples=["ok"])
+    version: str
+
+
+class Readiness(BaseModel):
+    """What the API depends on, each with ok or the reason why not."""
+
+    status: str = Field(examples=["ready"])
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "bus": "ok", "realtime": "ok"}])

@@ -1,0 +1,121 @@
+"""Field types that every schema shares: text, instants, power and energy, cursors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from unisono.base.errors import InvalidInput
+from unisono.base.ids import check_id
+from unisono.base.instants import format_rfc3339, parse_rfc3339
+from unisono.base.units import kw_of_w, kwh_of_wh
+from unisono.model.technology import TECHNOLOGY_OF_ASSET_TYPE
+
+# A single thing of 10 GW or 100 GWh is a slip of the keyboard: the largest plant on earth has 22.5 GW.
+POWER_KW_MAX: Final = 10_000_000.0
+ENERGY_KWH_MAX: Final = 100_000_000.0
+# Enough for any name or reference of a partner; keeps rows and log entries small.
+TEXT_CHARS_MAX: Final = 200
+
+INSTANT_EXAMPLE: Final = "2026-11-20T17:00:00.000Z"
+
+T = TypeVar("T")
+
+
+def _instant(value: Any) -> int:
+    if not isinstance(value, str):
+        raise PydanticCustomError("rfc3339", "must be RFC 3339 text with an offset, like 2026-11-20T17:00:00Z")
+    try:
+        return parse_rfc3339(value)
+    except InvalidInput as wrong:
+        raise PydanticCustomError("rfc3339", "{rule}", {"rule": wrong.rule}) from wrong
+
+
+def _text(value: str) -> str:
+    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
+        raise PydanticCustomError("text", "must hold no control characters and no lone surrogates")
+    if not value.strip():
+        raise PydanticCustomError("text", "must not be blank")
+    return value
+
+
+def _asset_type(value: str) -> str:
+    if value not in TECHNOLOGY_OF_ASSET_TYPE:
+        raise PydanticCustomError("asset_type", "must be one of {known}", {"known": ", ".join(TECHNOLOGY_OF_ASSET_TYPE)})
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("number", "must be a JSON number")
+    return value
+
+
+def id_of(kind: str) -> Any:
+    """Return the field type of an id of that kind."""
+
+    def check(value: str) -> str:
+        try:
+            return check_id(kind, value, kind)
+        except InvalidInput as wrong:
+            raise PydanticCustomError("id", "{rule}", {"rule": wrong.rule}) from wrong
+
+    return Annotated[str, AfterValidator(check)]
+
+
+Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX), AfterValidator(_text)]
+Instant = Annotated[
+    int,
+    BeforeValidator(_instant),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": [INSTANT_EXAMPLE]}),
+]
+AssetType = Annotated[
+    str,
+    AfterValidator(_asset_type),
+    WithJsonSchema({"type": "string", "enum": list(TECHNOLOGY_OF_ASSET_TYPE), "examples": ["bess"]}),
+]
+PowerKw = Annotated[float, BeforeValidator(_number), Field(ge=0, le=POWER_KW_MAX, allow_inf_nan=False)]
+SignedPowerKw = Annotated[
+    float, BeforeValidator(_number), Field(ge=-POWER_KW_MAX, le=POWER_KW_MAX, allow_inf_nan=False)
+]
+EnergyKwh = Annotated[float, BeforeValidator(_number), Field(ge=0, le=ENERGY_KWH_MAX, allow_inf_nan=False)]
+Zip = Annotated[
+    str,
+    Field(pattern=r"^\d{5}(-\d{4})?$"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{5}(-\d{4})?$", "examples": ["97214"]}),
+]
+
+
+class Asked(BaseModel):
+    """A body sent by a caller: an unknown field is a mistake, not noise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(BaseModel, Generic[T]):
+    """One page of a list; ``next_cursor`` (also the Link header, rel="next") leads to the next one, null at the end."""
+
+    items: list[T]
+    next_cursor: str | None = Field(default=None, examples=["MTAw"])
+
+
+def instant_text(at_ns: int | None) -> str | None:
+    """Return RFC 3339 UTC, or None for a missing instant."""
+    return None if at_ns is None or at_ns < 0 else format_rfc3339(at_ns)
+
+
+def kw(power_w: float | None) -> float | None:
+    """Return kW, or None when unknown or unbounded (JSON knows neither NaN nor infinity)."""
+    return None if power_w is None or power_w != power_w or abs(power_w) == float("inf") else kw_of_w(power_w)
+
+
+def kwh(energy_wh: float | None) -> float | None:
+    """Return kWh, or None when unknown or unbounded."""
+    return None if energy_wh is None or energy_wh != energy_wh or abs(energy_wh) == float("inf") else kwh_of_wh(energy_wh)
+
+
+def finite(value: float | None) -> float | None:
+    """Return ``value``, or None when it is NaN or infinite."""
+    return None if value is None or value != value or abs(value) == float("inf") else value

@@ -1,0 +1,1 @@
+"""Floor 8: configuration, wiring, real clocks, the supervisor and the command line."""

@@ -1,0 +1,214 @@
+"""Every setting of a platform: one typed record, from ``unisono.toml`` and ``UNISONO_...`` environment variables.
+
+The environment goes before the file, the file before the defaults. Nothing is guessed: an unknown name is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from unisono.base.errors import InvalidInput, UnisonoError
+
+PREFIX: Final = "UNISONO_"
+FILE_NAME: Final = "unisono.toml"
+# Variables with the prefix that are no settings: the file's path, a client's key, the world's traces, the tests' profile.
+OTHER_VARIABLES: Final = ("CONFIG", "API_KEY", "API_URL", "DATA", "HYPOTHESIS")
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+
+
+class ConfigErrors(UnisonoError):
+    """Settings that break rules, all of them at once; each names its field, its value and the rule."""
+
+    def __init__(self, errors: list[InvalidInput]) -> None:
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors = errors
+
+
+class Settings(BaseModel):
+    """All settings; a default is what a first try on one machine needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    data_dir: Path = Field(
+        default=Path("~/.local/share/unisono"),
+        description="The folder of everything that is kept: engines, history, checkpoints, logs, keys.",
+    )
+    nats_url: SecretStr | None = Field(
+        default=None, description="A NATS server or cluster of your own; unset: Unisono starts its own."
+    )
+    nats_user: str = Field(default="core", description="Who the platform is on your NATS.")
+    nats_password: SecretStr = Field(default=SecretStr(""), description="Its password there.")
+    nats_sys_user: str = Field(default="sys", description="A user of your NATS's system account; it ends connections.")
+    nats_sys_password: SecretStr = Field(default=SecretStr(""), description="Its password there.")
+    nats_account: str = Field(default="PLANT", description="The account of your NATS that gateways are placed in.")
+    nats_account_seed: Path | None = Field(
+        default=None, description="File with the seed that signs admissions on your NATS (auth callout)."
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="A PostgreSQL of your own; unset: Unisono starts its own."
+    )
+    history_url: str | None = Field(
+        default=None, description="Where telemetry history lies: a folder or s3://...; unset: history/ in data_dir."
+    )
+    http_host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
+    http_port: Port = Field(default=8080, description="The port of the API; 0 takes a free one.")
+    telemetry_host: str = Field(default="127.0.0.1", description="The address that HTTP telemetry comes to.")
+    telemetry_port: Port = Field(default=8081, description="The port of HTTP telemetry; 0 takes a free one.")
+    mqtt_port: Port = Field(default=1883, description="The MQTT port of our own NATS; 0 takes a free one.")
+    mqtt_host: str = Field(default="127.0.0.1", description="The MQTT address of your own NATS, for gateways.")
+    metrics_host: str = Field(default="127.0.0.1", description="The address of health and metrics of each role.")
+    shards: int = Field(default=1, ge=1, le=1, description="How many shards the fleet is split into.")
+    cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")
+    ttl_s: float = Field(
+        default=60.0, ge=5, le=3600, description="Seconds for which a setpoint holds without renewal; at least 5 cycles."
+    )
+    hold_s: float = Field(
+        default=900.0, ge=60, le=86_400, description="Seconds for which dispatchable capacity must be sustained."
+    )
+    lease_s: float = Field(
+        default=30.0, ge=5, le=300, description="Seconds for which realtime goes on without PostgreSQL."
+    )
+    checkpoint_s: float = Field(default=20.0, ge=1, le=600, description="Seconds between checkpoints of the fleet.")
+    retention_readings_days: Days = Field(default=92, description="Days for which single readings are kept.")
+    retention_rollups_days: Days = Field(default=3660, description="Days for which 15-minute rollups are kept.")
+    retention_commands_days: Days = Field(default=1830, description="Days for which commands and answers are kept.")
+    retention_outcomes_days: Days = Field(default=3660, description="Days for which outcomes of dispatches are kept.")
+    stream_bytes_max: int = Field(
+        default=10 * 2**30, ge=2**28, description="Most bytes that our own NATS may hold on disk."
+    )
+    body_bytes_max: int = Field(default=4 * 2**20, ge=2**16, le=8 * 2**20, description="Longest body of a request.")
+    batch_readings_max: int = Field(default=10_000, ge=1, le=100_000, description="Most readings in one batch.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+    desk_nice: int = Field(
+        default=10, ge=0, le=19, description="How far forecasts and plans stand back for the others (os.nice)."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.ttl_s < 5 * self.cycle_s:
+            raise InvalidSetting("ttl_s", self.ttl_s, f"must be at least 5 cycles ({5 * self.cycle_s:g} s)")
+        ports = [port for port in (self.http_port, self.telemetry_port, self.mqtt_port) if port]
+        if len(ports) != len(set(ports)):
+            raise InvalidSetting("telemetry_port", self.telemetry_port, "http, telemetry and mqtt need a port each")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The data folder as an absolute path."""
+        return self.data_dir.expanduser().absolute()
+
+    @property
+    def history_folder_url(self) -> str:
+        """Where history lies."""
+        return self.history_url or str(self.folder / "history")
+
+
+class InvalidSetting(ValueError):
+    """A rule between settings; pydantic carries it out of a validator."""
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(rule)
+        self.field = field
+        self.value = value
+
+
+def find_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the settings file: what ``UNISONO_CONFIG`` says, else ``unisono.toml`` here, else none."""
+    if given := environ.get(PREFIX + "CONFIG"):
+        return Path(given)
+    here = Path(FILE_NAME)
+    return here if here.is_file() else None
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of ``path`` (or of the file found) and the environment; raises ConfigErrors."""
+    path = path or find_file(environ)
+    values: dict[str, Any] = _read(path) if path else {}
+    origin = {name: f"{path}: {name}" for name in values}
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in OTHER_VARIABLES:
+            values[name.lower()] = value
+            origin[name.lower()] = variable
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as wrong:
+        raise ConfigErrors([_named(error, origin) for error in wrong.errors()]) from wrong
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as absent:
+        raise ConfigErrors([InvalidInput("file", str(path), absent.strerror or str(absent))]) from absent
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
+        raise ConfigErrors([InvalidInput("file", str(path), f"is no TOML: {wrong}")]) from wrong
+
+
+def _named(error: Any, origin: Mapping[str, str]) -> InvalidInput:
+    """Return pydantic's finding with the name under which the user wrote the value."""
+    cause = error.get("ctx", {}).get("error")
+    field = cause.field if isinstance(cause, InvalidSetting) else str(error["loc"][0])
+    value = cause.value if isinstance(cause, InvalidSetting) else error["input"]
+    rule = str(cause) if cause is not None else _rule(error)
+    return InvalidInput(origin.get(field, field), _shown(field, value), rule)
+
+
+def _rule(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][0]), Settings.model_fields, n=1)
+        return "is no setting" + (f"; did you mean {near[0]}?" if near else "; see `unisono config show`")
+    return str(error["msg"]).replace("Input should be", "must be")
+
+
+def _shown(field: str, value: object) -> object:
+    is_secret = field in Settings.model_fields and "Secret" in str(Settings.model_fields[field].annotation)
+    return "**********" if is_secret else value
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Return every setting as text, secrets masked."""
+    return {name: str(getattr(settings, name)) for name in Settings.model_fields}
+
+
+def reference_page() -> str:
+    """Return ``docs/reference/configuration.md``: one row a setting."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        shown_default = "" if default in (None, "") else f"`{default}`"
+        rows.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {shown_default} | {_bounds(field)} | {field.description} |")
+    return _PAGE.format(rows="\n".join(rows))
+
+
+def _bounds(field: Any) -> str:
+    found = {kind: getattr(rule, kind) for rule in field.metadata for kind in ("ge", "le") if hasattr(rule, kind)}
+    if "ge" in found and "le" in found:
+        return f"{found['ge']:,} to {found['le']:,}"
+    if "ge" in found:
+        return f"at least {found['ge']:,}"
+    choices = getattr(field.annotation, "__args__", ())
+    return ", ".join(choices) if choices and all(isinstance(choice, str) for choice in choices) else ""
+
+
+_PAGE: Final = """# Configuration
+
+<!-- Written by `unisono config reference`; do not edit. -->
+
+Settings come from `unisono.toml` (in the working folder, or where `UNISONO_CONFIG` says), and from environment
+variables, which go before the file. `unisono config check` names every bad field, its value and the rule;
+`unisono config show` prints what holds, secrets masked.
+
+| name in `unisono.toml` | variable | default | allowed | meaning |
+|---|---|---|---|---|
+{rows}
+"""

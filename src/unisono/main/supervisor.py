@@ -1,0 +1,180 @@
+"""Keep a set of child processes running: start them in order, restart the dead with growing pauses, stop in order.
+
+A child that has run long enough is forgiven its past. Engines and roles are told apart only by how they are started.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from unisono.base.clock import Clock
+from unisono.base.errors import UnisonoError
+from unisono.base.instants import NS_PER_S
+from unisono.engines import child
+
+log = logging.getLogger(__name__)
+
+# The dead are noticed within this; a lease is 60 s, so a second role lost for a moment is unnoticed outside.
+LOOK_EVERY_S: Final = 0.2
+PAUSE_FIRST_S: Final = 0.2
+PAUSE_MAX_S: Final = 10.0
+# Having run for this long, a child that dies is started at once again.
+FORGIVEN_AFTER_S: Final = 30.0
+STOP_GRACE_S: Final = 6.0
+
+
+class Startable(Protocol):
+    """What can be supervised: a role's process, or an engine."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None before the first start."""
+        ...
+
+    def start(self) -> object:
+        """Start it and return when it can be used; raises UnisonoError when it can't."""
+        ...
+
+    def stop(self) -> None:
+        """Stop it; harmless when it does not run."""
+        ...
+
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        ...
+
+
+class RoleProcess:
+    """A command as a child that dies with us; what it prints goes to ``log``."""
+
+    def __init__(self, command: Sequence[str], folder: Path, output: Path) -> None:
+        self._command = command
+        self._folder = folder
+        self._output = output
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None before the first start."""
+        return self._process.pid if self._process else None
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process."""
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        self._process = child.start(self._command, self._folder, self._output, death_signal=signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        if self._process is not None:
+            child.stop(self._process, (signal.SIGTERM, signal.SIGKILL), STOP_GRACE_S)
+
+    def last_words(self) -> str:
+        """Return the last lines that it printed."""
+        return child.last_lines(self._output)
+
+
+@dataclass(slots=True)
+class _Watched:
+    name: str
+    what: Startable
+    is_up: bool = False
+    n_restarts: int = 0
+    pause_s: float = PAUSE_FIRST_S
+    started_ns: int = 0
+    due_ns: int = 0
+    problem: str = field(default="")
+
+
+class Supervisor:
+    """Children by name, in starting order; ``on_change`` is told whenever one was started again."""
+
+    def __init__(
+        self, children: Mapping[str, Startable], clock: Clock, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._watched = [_Watched(name, what) for name, what in children.items()]
+        self._clock = clock
+        self.on_change = on_change
+        self.stopping = threading.Event()
+
+    def pids(self) -> dict[str, int | None]:
+        """Return the process ids by name."""
+        return {watched.name: watched.what.pid for watched in self._watched}
+
+    def restarts(self) -> dict[str, int]:
+        """Return how often each child was started again."""
+        return {watched.name: watched.n_restarts for watched in self._watched}
+
+    def start(self) -> None:
+        """Start all, in order; the first that can't be started stops all and raises."""
+        try:
+            for watched in self._watched:
+                self._start(watched)
+        except BaseException:
+            self.stop()
+            raise
+
+    def watch(self) -> None:
+        """Restart the dead until ``stopping`` is set."""
+        while not self.stopping.wait(LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """Look once at every child: note who died, start who is due."""
+        now_ns = self._clock.monotonic_ns()
+        for watched in self._watched:
+            if watched.is_up and not watched.what.is_alive():
+                self._note_death(watched, now_ns)
+            if not watched.is_up and now_ns >= watched.due_ns:
+                self._restart(watched, now_ns)
+
+    def stop(self) -> None:
+        """Stop all, last started first; one that resists is reported and does not keep the others running."""
+        self.stopping.set()
+        for watched in reversed(self._watched):
+            watched.is_up = False
+            try:
+                watched.what.stop()
+            except UnisonoError as stubborn:
+                log.error("child does not stop", extra={"child": watched.name, "why": str(stubborn)})  # noqa: TRY400
+
+    def _start(self, watched: _Watched) -> None:
+        watched.what.start()
+        watched.is_up = True
+        watched.started_ns = self._clock.monotonic_ns()
+        log.info("child started", extra={"child": watched.name, "child_pid": watched.what.pid})
+
+    def _note_death(self, watched: _Watched, now_ns: int) -> None:
+        ran_s = (now_ns - watched.started_ns) / NS_PER_S
+        if ran_s >= FORGIVEN_AFTER_S:
+            watched.pause_s = PAUSE_FIRST_S
+        watched.is_up = False
+        watched.due_ns = now_ns + round(watched.pause_s * NS_PER_S)
+        words = watched.what.last_words() if isinstance(watched.what, RoleProcess) else ""
+        facts = {"child": watched.name, "ran_s": round(ran_s, 1), "again_in_s": watched.pause_s, "said": words}
+        log.error("child died", extra=facts)
+        watched.pause_s = min(2 * watched.pause_s, PAUSE_MAX_S)
+
+    def _restart(self, watched: _Watched, now_ns: int) -> None:
+        try:
+            self._start(watched)
+        except UnisonoError as failed:
+            if str(failed) != watched.problem:
+                log.error("child does not start", extra={"child": watched.name, "why": str(failed)})  # noqa: TRY400
+            watched.problem = str(failed)
+            watched.due_ns = now_ns + round(watched.pause_s * NS_PER_S)
+            watched.pause_s = min(2 * watched.pause_s, PAUSE_MAX_S)
+            return
+        watched.problem = ""
+        watched.n_restarts += 1
+        self.on_change()

@@ -1,0 +1,63 @@
+"""Compile every kernel once, at set-up, so that no service ever waits for a compiler.
+
+Kernels with explicit signatures are compiled when their module is imported and are kept in ``NUMBA_CACHE_DIR``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+import time
+from pathlib import Path
+
+import unisono
+
+# The floors that hold kernels; a module is imported only if it says so.
+_FLOORS = ("fleet", "brain", "wire", "plant", "sim")
+_MARK = "import kernel"
+
+
+def choose_cache(data_dir: Path) -> Path:
+    """Return the folder of compiled kernels and set it for this process and its children.
+
+    The first of: what ``NUMBA_CACHE_DIR`` says, what ``make setup`` warmed, ``cache/numba`` in the data folder.
+    Without it numba writes next to the source, and a read-only installation fails on import.
+    """
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    warmed = Path(sys.prefix) / "cache" / "numba"
+    chosen = Path(given) if given else warmed if _is_writable(warmed) else data_dir / "cache" / "numba"
+    os.environ["NUMBA_CACHE_DIR"] = str(chosen)
+    return chosen
+
+
+def kernel_modules() -> list[str]:
+    """Return the names of all modules that define kernels."""
+    names = []
+    for floor in _FLOORS:
+        folder = Path(unisono.__file__).parent / floor
+        for found in pkgutil.walk_packages([str(folder)], f"unisono.{floor}."):
+            source = importlib.util.find_spec(found.name)
+            if source is not None and source.origin and _MARK in Path(source.origin).read_text("utf-8"):
+                names.append(found.name)
+    return names
+
+
+def warm() -> int:
+    """Import every module that defines kernels; return how many there are."""
+    names = kernel_modules()
+    for name in names:
+        importlib.import_module(name)
+    return len(names)
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+if __name__ == "__main__":
+    begun_s = time.monotonic()
+    n_modules = warm()
+    print(f"kernels of {n_modules} modules are compiled ({time.monotonic() - begun_s:.1f} s)")

@@ -1,0 +1,225 @@
+"""The newest picture that the shards publish, folded for the web process, and the way to ask a shard a question.
+
+The fold keeps the newest totals of every shard and the newest counters of every process. Age is counted from the
+monotonic instant of receipt, so that a stepped wall clock ages nothing. Nothing heard is said to be so, never zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from unisono.base.clock import Clock
+from unisono.base.errors import Unavailable
+from unisono.base.instants import NS_PER_S
+from unisono.bus import subjects
+from unisono.bus.connection import Bus
+from unisono.model.dispatch import DispatchProgress
+from unisono.model.queries import Answer, Query, Refused, decode_answer, encode_query
+from unisono.model.technology import Lifecycle, Trust
+from unisono.model.totals import COUNTER_NAMES, IngestCounters, PortfolioTotals, ShardTotals
+
+log = logging.getLogger(__name__)
+
+# Totals come each cycle (1-4 s); after three slow cycles without any, the picture is called stale.
+STALE_AFTER_S: Final = 12.0
+# A query is answered within one cycle's pause; realtime that takes longer is as good as away for a person waiting.
+QUERY_TIMEOUT_S: Final = 3.0
+
+
+class Asker(Protocol):
+    """The part of the bus that questions need."""
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float = ...) -> bytes:
+        """Return the answer of whoever serves ``subject``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One shard's newest totals and the monotonic instant at which they came."""
+
+    totals: ShardTotals
+    received_monotonic_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortfolioPicture:
+    """The sums over all shards; ``as_of_ns`` and ``age_s`` are those of the oldest part. ``totals`` None: never heard."""
+
+    totals: PortfolioTotals | None
+    as_of_ns: int
+    age_s: float | None
+    stale_reason: str
+
+
+class Picture:
+    """What was heard last. Used from one event loop; ``changed`` lets live streams wait for news."""
+
+    def __init__(self, clock: Clock, n_shards: int = 1) -> None:
+        self._clock = clock
+        self._n_shards = n_shards
+        self._heard_of_shard: dict[int, Heard] = {}
+        self._counters: dict[tuple[str, str], IngestCounters] = {}
+        self._version = 0
+        self._news = asyncio.Event()
+
+    @property
+    def version(self) -> int:
+        """A number that grows with each totals message."""
+        return self._version
+
+    def fold_totals(self, totals: ShardTotals) -> bool:
+        """Take a shard's totals unless an older owner or an older cycle speaks; return whether they were taken."""
+        heard = self._heard_of_shard.get(totals.shard)
+        if heard is not None and (totals.epoch, totals.at_ns) < (heard.totals.epoch, heard.totals.at_ns):
+            return False
+        self._heard_of_shard[totals.shard] = Heard(totals, self._clock.monotonic_ns())
+        self._version += 1
+        self._news.set()
+        self._news = asyncio.Event()
+        return True
+
+    def fold_counters(self, counters: IngestCounters) -> None:
+        """Take a process's counters (they are sums since its start)."""
+        self._counters[(counters.role, counters.instance)] = counters
+
+    async def changed(self, after_version: int, timeout_s: float) -> int:
+        """Return the version as soon as it is above ``after_version``, or after ``timeout_s`` as it is."""
+        if self._version <= after_version:
+            try:
+                await asyncio.wait_for(self._news.wait(), timeout_s)
+            except TimeoutError:
+                return self._version
+        return self._version
+
+    def shards(self) -> tuple[Heard, ...]:
+        """Return the newest of every shard ever heard."""
+        return tuple(self._heard_of_shard.values())
+
+    def stale_reason(self) -> str:
+        """Return why the picture can't be believed to be present; "" when it can."""
+        if len(self._heard_of_shard) < self._n_shards:
+            return "realtime has not been heard since this process started"
+        age_s = max(self.age_s(heard) for heard in self._heard_of_shard.values())
+        return f"realtime was last heard {age_s:.0f} s ago" if age_s > STALE_AFTER_S else ""
+
+    def age_s(self, heard: Heard) -> float:
+        """Return for how long these totals have been here."""
+        return (self._clock.monotonic_ns() - heard.received_monotonic_ns) / NS_PER_S
+
+    def portfolio(self, portfolio_no: int) -> PortfolioPicture:
+        """Return the sums over one portfolio; shards that don't know it (yet) add nothing."""
+        parts, heards = [], []
+        for heard in self._heard_of_shard.values():
+            for totals in heard.totals.portfolios:
+                if totals.portfolio_no == portfolio_no:
+                    parts.append(totals)
+                    heards.append(heard)
+        reason = self.stale_reason()
+        if not parts:
+            return PortfolioPicture(None, -1, None, reason or "realtime does not know this portfolio yet")
+        as_of_ns = min(heard.totals.at_ns for heard in heards)
+        return PortfolioPicture(merged(parts), as_of_ns, max(self.age_s(heard) for heard in heards), reason)
+
+    def dispatch(self, dispatch_id: str) -> tuple[tuple[DispatchProgress, float], ...]:
+        """Return each shard's newest progress of a dispatch, with its age in seconds."""
+        return tuple(
+            (progress, self.age_s(heard))
+            for heard in self._heard_of_shard.values()
+            for progress in heard.totals.dispatches
+            if progress.dispatch_id == dispatch_id
+        )
+
+    def ingest_counts(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Return sums over gateways by (role, instance), named as in COUNTER_NAMES."""
+        sources = [*self._counters.values(), *(heard.totals.ingest for heard in self._heard_of_shard.values())]
+        counts = {}
+        for counters in sources:
+            columns = zip(*counters.counts_of_gateway.values(), strict=False)
+            sums = [sum(column) for column in columns] or [0] * len(COUNTER_NAMES)
+            counts[(counters.role, counters.instance)] = dict(zip(COUNTER_NAMES, sums, strict=False))
+        return counts
+
+
+def merged(parts: Iterable[PortfolioTotals]) -> PortfolioTotals:
+    """Return the sum of one portfolio's totals over shards; deviations add as independent, completeness by weight."""
+    parts = tuple(parts)
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    n_active = [max(part.n_by_lifecycle[Lifecycle.ACTIVE], 0) for part in parts]
+    summed = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in (
+            "n_devices", "power_w", "commanded_w", "acknowledged_w", "reported_w", "measured_w", "up_w", "down_w",
+            "dispatchable_up_w", "dispatchable_down_w", "energy_up_wh", "energy_down_wh",
+        )
+    }
+    n_of_technology: dict[int, int] = {}
+    export_w_of_technology: dict[int, float] = {}
+    for part in parts:
+        for technology, count in part.n_by_technology.items():
+            n_of_technology[technology] = n_of_technology.get(technology, 0) + count
+        for technology, power_w in part.enrolled_export_w_by_technology.items():
+            export_w_of_technology[technology] = export_w_of_technology.get(technology, 0.0) + power_w
+    return msgspec.structs.replace(
+        first,
+        **summed,
+        n_by_trust=tuple(map(sum, zip(*(part.n_by_trust for part in parts), strict=True))),
+        n_by_lifecycle=tuple(map(sum, zip(*(part.n_by_lifecycle for part in parts), strict=True))),
+        n_by_technology=n_of_technology,
+        enrolled_export_w_by_technology=export_w_of_technology,
+        power_sd_w=sum(part.power_sd_w**2 for part in parts) ** 0.5,
+        dispatchable_hold_s=min(part.dispatchable_hold_s for part in parts),
+        completeness_frac=sum(n * part.completeness_frac for n, part in zip(n_active, parts, strict=True))
+        / max(sum(n_active), 1),
+    )
+
+
+def count_of_trust(totals: PortfolioTotals) -> dict[str, int]:
+    """Return the counts by the names of Trust."""
+    return {trust.name.lower(): totals.n_by_trust[trust] for trust in Trust if trust < len(totals.n_by_trust)}
+
+
+async def ask(bus: Asker, shard: int, query: Query, timeout_s: float = QUERY_TIMEOUT_S) -> Answer:
+    """Return the shard's answer; raises Unavailable when it gives none, refuses, or answers in a foreign tongue."""
+    payload = await bus.request(subjects.query(shard), encode_query(query), timeout_s=timeout_s)
+    try:
+        answer = decode_answer(payload)
+    except msgspec.DecodeError as foreign:
+        raise Unavailable("realtime", f"its answer can't be read: {foreign}") from foreign
+    if isinstance(answer, Refused):
+        raise Unavailable("realtime", answer.reason)
+    return answer
+
+
+async def run(bus: Bus, picture: Picture) -> None:
+    """Fold what passes until cancelled."""
+
+    async def on_totals(subject: str, payload: bytes) -> None:
+        try:
+            picture.fold_totals(msgspec.msgpack.decode(payload, type=ShardTotals))
+        except msgspec.DecodeError as foreign:
+            log.warning("%s: unreadable totals of %d bytes: %s", subject, len(payload), foreign)
+
+    async def on_counters(subject: str, payload: bytes) -> None:
+        try:
+            picture.fold_counters(msgspec.msgpack.decode(payload, type=IngestCounters))
+        except msgspec.DecodeError as foreign:
+            log.warning("%s: unreadable counters of %d bytes: %s", subject, len(payload), foreign)
+
+    subscriptions = [await bus.subscribe("totals.*", on_totals), await bus.subscribe("counters.*.*", on_counters)]
+    try:
+        await asyncio.Event().wait()
+    finally:
+        for subscription in subscriptions:
+            try:
+                await subscription.stop()
+            except Unavailable as away:
+                log.debug("leaving %s", away)

@@ -1,0 +1,190 @@
+"""Readings as JSON: one reading (MQTT), a batch with a sequence (MQTT, HTTP), one reading a line (NDJSON, HTTP).
+
+``{"ts": ms, "p": W, "soc": 0..1, "tc": degC, "v": V, "st": int}``; ``ts`` and ``p`` are required; in batches also
+``id`` (text) or ``no`` (device_no). Unknown keys are ignored. Power is positive into the grid on this wire already.
+One bad row never spoils a batch: it comes back as a RowError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.base.errors import InvalidInput
+from unisono.model.technology import SourceKind
+from unisono.wire.rules import MISSING_NO, DecodedReadings, RawReadings, RowError, settle
+
+READINGS_PER_BATCH_MAX: Final = 10_000
+NAN: Final = float("nan")
+
+SOURCE_OF_NAME: Final = {source.name.lower(): int(source) for source in SourceKind}
+_DEVICE: Final = int(SourceKind.DEVICE)
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """One reading on the wire; ``src`` (meter, device, vendor_cloud, estimate) only when it is not the device itself."""
+
+    id: str = ""
+    no: int = MISSING_NO
+    ts: int
+    p: float
+    soc: float | None = None
+    tc: float | None = None
+    v: float | None = None
+    st: int | None = None
+    src: str | None = None
+
+
+class _Batch(msgspec.Struct):
+    seq: int
+    readings: list[Reading]
+
+
+class _LooseBatch(msgspec.Struct):
+    seq: int
+    readings: list[msgspec.Raw]
+
+
+class KnownDevices(Protocol):
+    """Who is behind which gateway (``links.identity``); -1 for a device that is not this gateway's."""
+
+    def device_nos_of_ids(self, gateway_no: int, ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return the device_no of each id."""
+        ...
+
+    def own_device_nos(self, gateway_no: int, device_nos: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return each device_no, or -1 where it is not this gateway's."""
+        ...
+
+
+_READING: Final = msgspec.json.Decoder(Reading)
+_BATCH: Final = msgspec.json.Decoder(_Batch)
+_LOOSE: Final = msgspec.json.Decoder(_LooseBatch)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def decode_batch(payload: bytes, gateway_no: int, known: KnownDevices, known_ns: int) -> DecodedReadings:
+    """Return the readings of a batch with its sequence; raises InvalidInput when it is no batch at all."""
+    errors: list[RowError] = []
+    rows: Sequence[int]
+    try:
+        whole = _BATCH.decode(payload)
+        seq, readings, n_rows = whole.seq, whole.readings, len(whole.readings)
+        rows = range(n_rows)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            loose = _LOOSE.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            raise InvalidInput("body", payload[:80], f"is no batch of readings: {wrong}") from wrong
+        seq, n_rows = loose.seq, len(loose.readings)
+        readings, rows, errors = _decode_each(loose.readings)
+    if not 0 <= seq < 2**63:
+        raise InvalidInput("seq", seq, "must be a whole number from 0 to 2^63 - 1")
+    _check_count(n_rows)
+    return settle(
+        raw_columns(readings, rows, resolve(readings, gateway_no, known)),
+        errors,
+        known_ns=known_ns,
+        gateway_no=gateway_no,
+        batch_seq=seq,
+    )
+
+
+def decode_ndjson(payload: bytes, gateway_no: int, known: KnownDevices, known_ns: int) -> DecodedReadings:
+    """Return the readings of a text with one JSON object a line; empty lines are skipped. It has no sequence."""
+    lines = [line for line in payload.splitlines() if line.strip()]
+    _check_count(len(lines))
+    readings, rows, errors = _decode_each(lines)
+    return settle(
+        raw_columns(readings, rows, resolve(readings, gateway_no, known)),
+        errors,
+        known_ns=known_ns,
+        gateway_no=gateway_no,
+    )
+
+
+def decode_single(payload: bytes) -> Reading | RowError:
+    """Return the one reading, or why it is none."""
+    try:
+        return _READING.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        return _malformed(0, wrong)
+
+
+def encode_single(reading: Reading) -> bytes:
+    """Return the reading's JSON."""
+    return _ENCODER.encode(reading)
+
+
+def encode_batch(seq: int, readings: Iterable[Reading]) -> bytes:
+    """Return the batch's JSON."""
+    return _ENCODER.encode({"seq": seq, "readings": list(readings)})
+
+
+def encode_ndjson(readings: Iterable[Reading]) -> bytes:
+    """Return one line per reading."""
+    return _ENCODER.encode_lines(readings)
+
+
+def resolve(readings: Sequence[Reading], gateway_no: int, known: KnownDevices) -> NDArray[np.int32]:
+    """Return each reading's device_no by its ``id``, or by its ``no`` when it has no id; -1 if not this gateway's."""
+    nos = np.fromiter((reading.no if -1 <= reading.no < 2**31 else -1 for reading in readings), np.int32, len(readings))
+    nos = known.own_device_nos(gateway_no, nos)
+    named = [at for at, reading in enumerate(readings) if reading.id]
+    if named:
+        nos[named] = known.device_nos_of_ids(gateway_no, [readings[at].id for at in named])
+    return nos
+
+
+def raw_columns(readings: Sequence[Reading], rows: Sequence[int], device_nos: NDArray[np.int32]) -> RawReadings:
+    """Return the columns of these readings; ``rows`` are their positions in what was sent."""
+    n = len(readings)
+
+    def floats(values: Iterable[float | None]) -> NDArray[np.float64]:
+        return np.fromiter((NAN if value is None else value for value in values), np.float64, n)
+
+    return RawReadings(
+        row=np.fromiter(rows, np.int64, n),
+        device_no=device_nos,
+        # An unknown source's name counts as the device's own word: the least that is meant by it.
+        source_kind=np.fromiter((SOURCE_OF_NAME.get(r.src or "", _DEVICE) for r in readings), np.uint8, n),
+        # Whole numbers beyond 63 bits can't be columns; they break the rule anyway.
+        measured_ms=np.fromiter((_within_63_bits(r.ts) for r in readings), np.int64, n),
+        status=np.fromiter((0 if r.st is None else _within_63_bits(r.st) for r in readings), np.int64, n),
+        power_w=floats(r.p for r in readings),
+        soc_frac=floats(r.soc for r in readings),
+        temperature_degc=floats(r.tc for r in readings),
+        voltage_v=floats(r.v for r in readings),
+    )
+
+
+def _decode_each(parts: Sequence[bytes | msgspec.Raw]) -> tuple[list[Reading], list[int], list[RowError]]:
+    readings: list[Reading] = []
+    rows: list[int] = []
+    errors: list[RowError] = []
+    for row, part in enumerate(parts):
+        try:
+            readings.append(_READING.decode(part))
+            rows.append(row)
+        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            errors.append(_malformed(row, wrong))
+    return readings, rows, errors
+
+
+def _malformed(row: int, wrong: Exception) -> RowError:
+    # msgspec names the place: "Expected `float`, got `str` - at `$.p`".
+    rule, _, place = str(wrong).partition(" - at `$")
+    return RowError(row, place.strip(".`") or "body", rule, "malformed")
+
+
+def _within_63_bits(value: int) -> int:
+    return value if -(2**63) <= value < 2**63 else -1
+
+
+def _check_count(n_rows: int) -> None:
+    if n_rows > READINGS_PER_BATCH_MAX:
+        raise InvalidInput("readings", n_rows, f"must be at most {READINGS_PER_BATCH_MAX} a batch")
