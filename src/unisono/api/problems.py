@@ -9,8 +9,6 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -103,9 +101,6 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(UnisonoError, _on_unisono_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(OperationalError, _on_database_away)
-    app.add_exception_handler(PoolTimeout, _on_database_away)
-    app.add_exception_handler(DBAPIError, _on_database_error)
     app.add_exception_handler(TimeoutError, _on_timeout)
 
 
@@ -189,7 +184,8 @@ async def _on_unisono_error(request: Request, error: Exception) -> JSONResponse:
                                     headers=headers,
                                     errors=[FieldError(field=error.what, rule=f"the limit is {error.limit}")])
         case Unavailable():
-            return problem_response(503, "unavailable", "Something behind the API is away", str(error),
+            detail = f"{error}; repeat the same call, with the same Idempotency-Key if it had one"
+            return problem_response(503, "unavailable", "Something behind the API is away", detail,
                                     request=request, headers={"Retry-After": str(RETRY_AFTER_S)},
                                     errors=[FieldError(field=error.what, rule=error.why)])
         case DamagedRecord():
@@ -222,18 +218,6 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
                             request=request, headers=error.headers,
                             errors=[FieldError(field="path", value=plain_value(request.url.path),
                                                rule=str(error.detail))])
-
-
-async def _on_database_away(request: Request, error: Exception) -> JSONResponse:
-    away = Unavailable("database", "PostgreSQL does not answer; repeat the same call, with the same Idempotency-Key if it had one")
-    return await _on_unisono_error(request, away)
-
-
-async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DBAPIError)
-    if error.connection_invalidated:
-        return await _on_database_away(request, error)
-    raise error
 
 
 async def _on_timeout(request: Request, error: Exception) -> JSONResponse:

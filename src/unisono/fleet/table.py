@@ -67,6 +67,8 @@ class FleetTable:
     gateway_revisions: dict[int, int] = field(default_factory=dict)
     # Windows [start_ns, end_ns) in which the owner wants the device left alone; only rows that have any.
     opt_outs_of_row: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    # The same, heard during operation: a later registry record does not take them back.
+    asked_opt_outs_of_row: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     opt_outs_due_ns: int = 0
     portfolios: dict[int, Portfolio] = field(default_factory=dict)
 
@@ -129,7 +131,7 @@ class FleetTable:
 
     def add_opt_out(self, row: int, start_ns: int, end_ns: int) -> bool:
         """Add a window in which the device is left alone; False if it is known already."""
-        windows = self.opt_outs_of_row.setdefault(row, [])
+        windows = self.asked_opt_outs_of_row.setdefault(row, [])
         if (start_ns, end_ns) in windows:
             return False
         windows.append((start_ns, end_ns))
@@ -141,7 +143,8 @@ class FleetTable:
         if now_ns < self.opt_outs_due_ns:
             return
         due_ns = _NEVER_NS
-        for row, windows in self.opt_outs_of_row.items():
+        for row in self.opt_outs_of_row.keys() | self.asked_opt_outs_of_row.keys():
+            windows = self.opt_outs_of_row.get(row, []) + self.asked_opt_outs_of_row.get(row, [])
             self.picture.is_opted_out[row] = any(start <= now_ns < end for start, end in windows)
             due_ns = min([due_ns, *(edge for window in windows for edge in window if edge > now_ns)])
         self.opt_outs_due_ns = due_ns

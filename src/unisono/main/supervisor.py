@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -88,12 +88,13 @@ class RoleProcess:
 class _Watched:
     name: str
     what: Startable
+    is_wanted: bool = False
     is_up: bool = False
     n_restarts: int = 0
     pause_s: float = PAUSE_FIRST_S
     started_ns: int = 0
     due_ns: int = 0
-    problem: str = field(default="")
+    problem: str = ""
 
 
 class Supervisor:
@@ -105,7 +106,6 @@ class Supervisor:
         self._watched = [_Watched(name, what) for name, what in children.items()]
         self._clock = clock
         self.on_change = on_change
-        self.stopping = threading.Event()
 
     def pids(self) -> dict[str, int | None]:
         """Return the process ids by name."""
@@ -115,24 +115,25 @@ class Supervisor:
         """Return how often each child was started again."""
         return {watched.name: watched.n_restarts for watched in self._watched}
 
-    def start(self) -> None:
-        """Start all, in order; the first that can't be started stops all and raises."""
-        try:
-            for watched in self._watched:
+    def start(self, names: Iterable[str] | None = None) -> None:
+        """Start the named ones (or all), in order; raises what the first that can't be started raises."""
+        wanted = {watched.name for watched in self._watched} if names is None else set(names)
+        for watched in self._watched:
+            if watched.name in wanted:
                 self._start(watched)
-        except BaseException:
-            self.stop()
-            raise
 
-    def watch(self) -> None:
-        """Restart the dead until ``stopping`` is set."""
-        while not self.stopping.wait(LOOK_EVERY_S):
+    def watch(self, is_over: Callable[[], bool]) -> None:
+        """Restart the dead until ``is_over``."""
+        while not is_over():
             self.look()
+            time.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
         """Look once at every child: note who died, start who is due."""
         now_ns = self._clock.monotonic_ns()
         for watched in self._watched:
+            if not watched.is_wanted:
+                continue
             if watched.is_up and not watched.what.is_alive():
                 self._note_death(watched, now_ns)
             if not watched.is_up and now_ns >= watched.due_ns:
@@ -140,15 +141,15 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop all, last started first; one that resists is reported and does not keep the others running."""
-        self.stopping.set()
         for watched in reversed(self._watched):
-            watched.is_up = False
+            watched.is_wanted = watched.is_up = False
             try:
                 watched.what.stop()
             except UnisonoError as stubborn:
                 log.error("child does not stop", extra={"child": watched.name, "why": str(stubborn)})  # noqa: TRY400
 
     def _start(self, watched: _Watched) -> None:
+        watched.is_wanted = True
         watched.what.start()
         watched.is_up = True
         watched.started_ns = self._clock.monotonic_ns()

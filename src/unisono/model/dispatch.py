@@ -22,6 +22,8 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True, tag="dispatch"):
     """
 
     dispatch_id: str
+    # Its integer for life, given by the store; carried by every command frame. -1: not stored yet.
+    dispatch_no: int = -1
     revision: int
     organisation_id: str
     portfolio_id: str

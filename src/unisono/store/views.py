@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, case, func, select
+from sqlalchemy import Connection, RowMapping, Select, case, func, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.errors import NotFound
 from unisono.model.technology import Lifecycle
 from unisono.store.tables.devices import DEVICE, DEVICE_RATING, GATEWAY, OPT_OUT
-from unisono.store.tables.parties import ORGANISATION
+from unisono.store.tables.dispatches import DISPATCH, DISPATCH_CYCLE, DISPATCH_REVISION
+from unisono.store.tables.operations import ALARM, JOB, JOB_ERROR, OUTBOX
+from unisono.store.tables.parties import API_KEY, ORGANISATION
 from unisono.store.tables.places import CONNECTION_POINT, SITE
 from unisono.store.tables.portfolios import PORTFOLIO, PORTFOLIO_MEMBER
 
@@ -209,6 +211,100 @@ def interconnection(connection: Connection, organisation_id: str, portfolio_no: 
     return connection.execute(query).mappings().all()
 
 
+def dispatches(
+    connection: Connection, organisation_id: str, *, portfolio_id: str, state: str, before: int, limit: int
+) -> Sequence[RowMapping]:
+    """Return dispatches in their newest revision, newest first, with dispatch_no < ``before``; "" admits all."""
+    query = _dispatch_query().where(DISPATCH.c.organisation_id == organisation_id, DISPATCH.c.dispatch_no < before)
+    if portfolio_id:
+        query = query.where(PORTFOLIO.c.portfolio_id == portfolio_id)
+    if state:
+        query = query.where(DISPATCH.c.state == state)
+    return connection.execute(query.order_by(DISPATCH.c.dispatch_no.desc()).limit(limit)).mappings().all()
+
+
+def dispatch(connection: Connection, organisation_id: str, dispatch_id: str) -> RowMapping:
+    """Return one dispatch in its newest revision; raises NotFound."""
+    query = _dispatch_query().where(
+        DISPATCH.c.organisation_id == organisation_id, DISPATCH.c.dispatch_id == dispatch_id
+    )
+    return _one(connection, query, "dispatch", dispatch_id)
+
+
+def dispatch_cycles(
+    connection: Connection, dispatch_no: int, *, after: tuple[int, int, int], limit: int
+) -> Sequence[RowMapping]:
+    """Return the recorded cycles of a dispatch in order of (epoch, cycle, shard), behind ``after``."""
+    key = tuple_(DISPATCH_CYCLE.c.epoch, DISPATCH_CYCLE.c.cycle, DISPATCH_CYCLE.c.shard)
+    query = (
+        select(DISPATCH_CYCLE)
+        .where(DISPATCH_CYCLE.c.dispatch_no == dispatch_no, key > after)
+        .order_by(DISPATCH_CYCLE.c.epoch, DISPATCH_CYCLE.c.cycle, DISPATCH_CYCLE.c.shard)
+        .limit(limit)
+    )
+    return connection.execute(query).mappings().all()
+
+
+def alarms(
+    connection: Connection, organisation_id: str, *, is_open_only: bool, before_ns: int, limit: int
+) -> Sequence[RowMapping]:
+    """Return alarms, newest first, raised before ``before_ns``."""
+    query = select(ALARM).where(ALARM.c.organisation_id == organisation_id, ALARM.c.raised_ns < before_ns)
+    if is_open_only:
+        query = query.where(ALARM.c.cleared_ns.is_(None))
+    query = query.order_by(ALARM.c.raised_ns.desc(), ALARM.c.alarm_id).limit(limit)
+    return connection.execute(query).mappings().all()
+
+
+def job(connection: Connection, organisation_id: str, job_id: str) -> RowMapping:
+    """Return one job with its progress, without its request; raises NotFound."""
+    columns = [column for column in JOB.c if column.name != "request"]
+    query = select(*columns).where(JOB.c.organisation_id == organisation_id, JOB.c.job_id == job_id)
+    return _one(connection, query, "job", job_id)
+
+
+def job_errors(connection: Connection, job_id: str, *, after: int, limit: int) -> Sequence[RowMapping]:
+    """Return the errors of a job's rows behind row number ``after``."""
+    query = select(JOB_ERROR).where(JOB_ERROR.c.job_id == job_id, JOB_ERROR.c.row > after)
+    return connection.execute(query.order_by(JOB_ERROR.c.row, JOB_ERROR.c.field).limit(limit)).mappings().all()
+
+
+def enrolled_of_references(
+    connection: Connection, organisation_id: str, references: Sequence[str]
+) -> Sequence[RowMapping]:
+    """Return device and gateway of each partner_reference that is enrolled (ids, numbers, secret_sha256)."""
+    query = (
+        select(
+            DEVICE.c.partner_reference,
+            DEVICE.c.device_id,
+            DEVICE.c.device_no,
+            GATEWAY.c.partner_reference.label("gateway_reference"),
+            GATEWAY.c.gateway_id,
+            GATEWAY.c.secret_sha256,
+        )
+        .outerjoin(GATEWAY, GATEWAY.c.gateway_no == DEVICE.c.gateway_no)
+        .where(
+            DEVICE.c.organisation_id == organisation_id,
+            DEVICE.c.partner_reference == func.any(list(references)),
+        )
+    )
+    return connection.execute(query).mappings().all()
+
+
+def keys(connection: Connection, organisation_id: str, *, after: str, limit: int) -> Sequence[RowMapping]:
+    """Return API keys without their hashes, in order of key_id."""
+    columns = [column for column in API_KEY.c if column.name != "secret_sha256"]
+    query = select(*columns).where(API_KEY.c.organisation_id == organisation_id, API_KEY.c.key_id > after)
+    return connection.execute(query.order_by(API_KEY.c.key_id).limit(limit)).mappings().all()
+
+
+def outbox_backlog(connection: Connection) -> tuple[int, int | None]:
+    """Return how many outbox rows wait and when the oldest of them was written (None: none waits)."""
+    waiting = select(func.count(), func.min(OUTBOX.c.created_ns)).where(OUTBOX.c.published_at_ns.is_(None))
+    n_waiting, oldest_ns = connection.execute(waiting).one()
+    return int(n_waiting), None if oldest_ns is None else int(oldest_ns)
+
+
 def organisations(connection: Connection) -> Sequence[RowMapping]:
     """Return all organisations, for the platform's own administrator only."""
     return connection.execute(select(ORGANISATION).order_by(ORGANISATION.c.organisation_id)).mappings().all()
@@ -253,6 +349,23 @@ def _gateway_query() -> Select[Any]:
         .scalar_subquery()
     )
     return select(GATEWAY, n_devices.label("n_devices"))
+
+
+def _dispatch_query() -> Select[Any]:
+    content = [
+        column
+        for column in DISPATCH_REVISION.c
+        if column.name not in {"dispatch_no", "revision", "organisation_id", "start_ns", "end_ns"}
+    ]
+    return (
+        select(DISPATCH, *content, PORTFOLIO.c.portfolio_id)
+        .join(
+            DISPATCH_REVISION,
+            (DISPATCH_REVISION.c.dispatch_no == DISPATCH.c.dispatch_no)
+            & (DISPATCH_REVISION.c.revision == DISPATCH.c.revision),
+        )
+        .join(PORTFOLIO, PORTFOLIO.c.portfolio_no == DISPATCH.c.portfolio_no)
+    )
 
 
 def _portfolio_query() -> Select[Any]:

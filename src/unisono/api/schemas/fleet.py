@@ -130,7 +130,7 @@ class OptOutAsked(Asked):
 class OptOut(BaseModel):
     """An owner's word, kept."""
 
-    opt_out_id: str
+    opt_out_no: int
     device_id: str
     interval_start: str
     interval_end: str

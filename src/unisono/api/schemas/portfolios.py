@@ -61,7 +61,6 @@ class PortfolioAsked(Asked):
     assets: list[Asset] = Field(default=[], max_length=ASSETS_MAX)
     members: list[Member | DeviceFilter] = Field(default=[], max_length=100_000)  # type: ignore[valid-type]
     purpose: Literal["trading", "programme", "view"] = "trading"
-    partner_reference: Text | None = None
 
 
 class PortfolioPatch(Asked):
@@ -83,7 +82,6 @@ class Portfolio(BaseModel):
     portfolio_no: int = Field(examples=[1])
     name: str = Field(examples=["Portland batteries"])
     purpose: str = Field(examples=["trading"])
-    partner_reference: str | None = None
     created_at: str | None = Field(default=None, examples=[INSTANT_EXAMPLE])
     n_devices: int = Field(examples=[2])
     status_url: str = Field(examples=[f"/v1/vpp/portfolios/{PORTFOLIO_EXAMPLE}/status"])
@@ -117,11 +115,11 @@ class EnrolledCapacity(BaseModel):
 class Interconnect(BaseModel):
     """What the members' connection points may do."""
 
-    n_sites: int
+    n_connection_points: int
     n_export_allowed: int
     n_export_limited: int
     export_limit_kw: float = Field(description="Sum of the stated export limits.")
-    by_agreement_status: dict[str, int] = Field(examples=[{"in_force": 40, "none": 2}])
+    by_status: dict[str, int] = Field(examples=[{"permitted": 40, "none": 2}])
 
 
 class PowerNow(BaseModel):

@@ -47,6 +47,7 @@ class Place:
     kind: Kind
     shard: int
     day: int
+    # -1: merged from several files, not one span of a stream.
     seq_first: int
     seq_last: int
     # What tells files of the same span apart: the stream's own age for appended files, a digest for merged ones.
@@ -55,7 +56,7 @@ class Place:
     @property
     def path(self) -> str:
         """The file's path under the history root; other tools read the folders as a partitioned data set."""
-        span = f"{self.seq_first:012d}-{self.seq_last:012d}"
+        span = "merged" if self.seq_first < 0 else f"{self.seq_first:012d}-{self.seq_last:012d}"
         return f"{self.kind.name}/shard={self.shard}/day={date_of(self.day)}/{span}-{self.mark}.parquet"
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from unisono.store.tables.metadata import METADATA, instant, number, organisation, text
+from unisono.store.tables.metadata import METADATA, instant, number, organisation, text, unique_reference
 
 DISPATCH: Final = Table(
     "dispatch",
@@ -18,14 +18,15 @@ DISPATCH: Final = Table(
     Column("portfolio_no", Integer, ForeignKey("portfolio.portfolio_no"), nullable=False),
     # The newest; the content of each is in dispatch_revision.
     Column("revision", Integer, nullable=False),
-    # requested, scheduled, active, completed, cancelled
-    text("state", "requested"),
+    # scheduled, active, completed, cancelled
+    text("state", "scheduled"),
     instant("start_ns"),
     instant("end_ns"),
     text("partner_reference"),
     instant("created_ns"),
     Index(None, "organisation_id", "dispatch_no"),
     Index(None, "portfolio_no", "start_ns"),
+    unique_reference("dispatch"),
 )
 
 # One row a revision, never changed; columns are those of model.dispatch.Dispatch.

@@ -19,12 +19,13 @@ ALARM: Final = Table(
     text("subject_id", None),
     # information, warning, critical
     text("severity", "warning"),
-    text("words"),
+    text("detail"),
     Column("n_raised", Integer, nullable=False, server_default="1"),
     instant("raised_ns"),
     instant("last_raised_ns"),
     instant("acknowledged_ns", is_optional=True),
     text("acknowledged_by"),
+    text("note"),
     instant("cleared_ns", is_optional=True),
     CheckConstraint("severity IN ('information', 'warning', 'critical')", name="severity"),
     Index(
@@ -62,7 +63,7 @@ JOB: Final = Table(
     Column("job_id", Text, primary_key=True),
     organisation(),
     text("kind", None),
-    # queued, running, done, failed
+    # queued, running, completed, failed
     text("state", "queued"),
     # The work itself, so that it survives whoever began it.
     Column("request", LargeBinary, nullable=False),
@@ -86,6 +87,7 @@ JOB_ERROR: Final = Table(
     Column("row", Integer, primary_key=True, autoincrement=False),
     Column("field", Text, primary_key=True),
     organisation(),
+    text("partner_reference"),
     text("value"),
     text("rule", None),
 )

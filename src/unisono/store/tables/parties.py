@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ARRAY, Boolean, Column, ForeignKey, Index, Table, Text
+from sqlalchemy import ARRAY, Column, ForeignKey, Index, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from unisono.store.tables.metadata import METADATA, effective, instant, organisation, text
@@ -67,9 +67,8 @@ API_KEY: Final = Table(
     organisation(),
     text("name"),
     # hex; the secret itself is shown once and kept nowhere
-    text("secret_sha256", None),
+    text("secret_sha256", None, unique=True),
     Column("scopes", ARRAY(Text), nullable=False),
-    Column("is_test_only", Boolean, nullable=False, server_default="false"),
     instant("created_ns"),
     instant("expires_at_ns", is_optional=True),
     instant("revoked_at_ns", is_optional=True),

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
 from sqlalchemy import text as literal
 
-from unisono.store.tables.metadata import METADATA, effective, instant, number, organisation, text
+from unisono.store.tables.metadata import METADATA, effective, instant, number, organisation, text, unique_reference
 
 PORTFOLIO: Final = Table(
     "portfolio",
@@ -20,12 +20,14 @@ PORTFOLIO: Final = Table(
     text("purpose", "trading"),
     Column("programme_id", Text, ForeignKey("programme.programme_id")),
     Column("revision", BigInteger, nullable=False, server_default="1"),
+    text("partner_reference"),
     instant("created_ns"),
     instant("retired_ns", is_optional=True),
     CheckConstraint("purpose IN ('trading', 'programme', 'view')", name="purpose"),
     Index(
         "portfolio_name_key", "organisation_id", "name", unique=True, postgresql_where=literal("retired_ns IS NULL")
     ),
+    unique_reference("portfolio"),
 )
 
 PORTFOLIO_MEMBER: Final = Table(

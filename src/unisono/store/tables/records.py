@@ -39,8 +39,8 @@ HISTORY_FILE: Final = Table(
     # readings, acks, commands, rollup_15min, outcomes, ...
     text("kind", None),
     Column("shard", SmallInteger, nullable=False),
-    # UTC day, YYYY-MM-DD
-    text("day", None),
+    # UTC day, counted from 1970-01-01
+    Column("day", Integer, nullable=False),
     text("path", None, unique=True),
     Column("n_rows", BigInteger, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),

@@ -1,0 +1,107 @@
+"""What the API is given: the database, the bus, the picture, a clock, entropy; and the bounded way to block."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+from starlette.types import ASGIApp
+
+from unisono.base.clock import Clock
+from unisono.base.errors import TooMany
+from unisono.base.ids import new_id
+from unisono.services.picture import Asker, Picture
+from unisono.store.database import Database
+
+T = TypeVar("T")
+
+# As many threads as the pool has connections: more would only wait there.
+THREADS: Final = 8
+# Requests that may wait for a thread; at some 5 ms each the last one waits about 0.2 s, beyond that we say so.
+WAITING_MAX: Final = 256
+
+
+class Bus(Asker, Protocol):
+    """The part of the bus that the API needs."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server is there at this moment."""
+        ...
+
+
+class HistoryReader(Protocol):
+    """What history can be asked; instants are half-open bounds. Blocking: called in a thread."""
+
+    def device_commands(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> Sequence[dict[str, Any]]:
+        """Return the commands issued to a device, oldest first: at_ns, epoch, seq, kind, value, start_ns, expires_ns."""
+        ...
+
+    def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:
+        """Return how many readings were kept, and the instant of the newest (-1: none)."""
+        ...
+
+    def through_ns(self, kind: str) -> int:
+        """Return the instant up to which history is written for "commands" or "readings"; -1: nothing yet."""
+        ...
+
+
+@dataclass(kw_only=True)
+class ApiContext:
+    """Everything that the routes need; made once in ``main``."""
+
+    database: Database
+    bus: Bus
+    picture: Picture
+    clock: Clock
+    # Random bytes for ids and secrets; production gives os.urandom.
+    entropy: Callable[[int], bytes]
+    version: str
+    # Raw ASGI app for telemetry push and command fetching; None: not served here.
+    telemetry: ASGIApp | None = None
+    history: HistoryReader | None = None
+    instance: str = "web"
+    job_news: threading.Event = field(default_factory=threading.Event)
+    _limiter: anyio.CapacityLimiter | None = None
+    _n_waiting: int = 0
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction in one of a bounded number of threads; raises TooMany when too many wait."""
+
+        def in_transaction() -> T:
+            with self.database.begin() as connection:
+                return work(connection)
+
+        return await self.in_thread(in_transaction)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking ``work`` in one of the bounded threads; it is finished even when the caller goes away."""
+        if self._n_waiting >= WAITING_MAX:
+            raise TooMany("requests that wait for a thread", WAITING_MAX, retry_after_s=1.0)
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(THREADS)
+        self._n_waiting += 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._n_waiting -= 1
+
+    def new_id(self, kind: str) -> str:
+        """Return a new id of that kind."""
+        return new_id(kind, self.clock.wall_ns(), self.entropy(10))
+
+
+def context_of(request: Request) -> ApiContext:
+    """Return the context that the app was made with."""
+    context = request.app.state.context
+    assert isinstance(context, ApiContext)
+    return context
+
+
+Context = Annotated[ApiContext, Depends(context_of)]

@@ -1,0 +1,252 @@
+"""Rows and pictures in the API's words: kW, kWh, RFC 3339, names instead of codes. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from unisono.api.schemas import admin, fleet, portfolios
+from unisono.api.schemas.types import finite, instant_text, kw, kwh
+from unisono.base.units import kw_of_w, kwh_of_wh
+from unisono.model.technology import AckCode, Lifecycle, ReferenceMethod, Technology, Trust
+from unisono.model.totals import DeviceState
+from unisono.services.picture import PortfolioPicture, count_of_trust
+
+Row = Mapping[str, Any]
+
+BASIS = (
+    "conservative_lower_bound: only active devices that are fresh or hold an unexpired acknowledged lease, "
+    "all their limits held, for dispatchable_hold_s; declared, commissioning, stale, silent and suspect devices count 0"
+)
+
+
+def portfolio(row: Row) -> portfolios.Portfolio:
+    """Return a portfolio's record."""
+    return portfolios.Portfolio(
+        portfolio_id=row["portfolio_id"], portfolio_no=row["portfolio_no"], name=row["name"], purpose=row["purpose"],
+        created_at=instant_text(row["created_ns"]), n_devices=row["n_devices"],
+        status_url=f"/v1/vpp/portfolios/{row['portfolio_id']}/status",
+    )  # fmt: skip
+
+
+def portfolio_status(
+    row: Row, enrolled: Sequence[Row], points: Sequence[Row], picture: PortfolioPicture
+) -> portfolios.PortfolioStatus:
+    """Return the status: enrolment from the records, power and trust from realtime's picture."""
+    by_technology = _enrolled_by_technology(enrolled)
+    by_lifecycle: dict[str, int] = {}
+    for part in enrolled:
+        name = Lifecycle(part["lifecycle"]).name.lower()
+        by_lifecycle[name] = by_lifecycle.get(name, 0) + part["n_devices"]
+    totals = picture.totals
+    n_devices = sum(by_lifecycle.values())
+    levels = ("commanded", "acknowledged", "reported", "measured")
+    return portfolios.PortfolioStatus(
+        portfolio_id=row["portfolio_id"],
+        as_of=instant_text(picture.as_of_ns),
+        age_s=None if picture.age_s is None else round(picture.age_s, 3),
+        stale=bool(picture.stale_reason),
+        stale_reason=picture.stale_reason or None,
+        n_devices=n_devices,
+        enrolled_by_technology=by_technology,
+        enrolled_kw=round(sum(one.discharge_kw for one in by_technology.values()), 3),
+        enrolled_kwh=round(sum(one.capacity_kwh for one in by_technology.values()), 3),
+        by_lifecycle=by_lifecycle,
+        by_trust=count_of_trust(totals) if totals else {"unknown": n_devices},
+        interconnect=_interconnect(points),
+        power=portfolios.PowerNow(
+            power_kw=kw(totals.power_w) if totals else None,
+            power_sd_kw=kw(totals.power_sd_w) if totals else None,
+            **{f"{level}_kw": kw(getattr(totals, f"{level}_w")) if totals else None for level in levels},
+        ),
+        dispatchable_capacity_kw=_dispatchable_kw(picture, by_lifecycle),
+        dispatchable_down_kw=kw(totals.dispatchable_down_w) if totals else None,
+        dispatchable_hold_s=finite(totals.dispatchable_hold_s) if totals else None,
+        dispatchable_basis=BASIS,
+        flexibility_up_kw=kw(totals.up_w) if totals else None,
+        flexibility_down_kw=kw(totals.down_w) if totals else None,
+        energy_up_kwh=kwh(totals.energy_up_wh) if totals else None,
+        energy_down_kwh=kwh(totals.energy_down_wh) if totals else None,
+        completeness_frac=finite(totals.completeness_frac) if totals else None,
+    )
+
+
+def device(row: Row) -> fleet.Device:
+    """Return a device's record."""
+    return fleet.Device(**_device_fields(row))
+
+
+def device_detail(
+    row: Row, portfolio_ids: list[str], state: DeviceState | None, missing_reason: str | None
+) -> fleet.DeviceDetail:
+    """Return a device's record with ratings, limits and, when there is one, its present picture."""
+    return fleet.DeviceDetail(
+        **_device_fields(row),
+        ratings={
+            "ramp_kw_per_s": kw(row["ramp_w_per_s"]),
+            "min_power_kw": kw(row["power_step_min_w"]),
+            **{
+                name: _plain(row[name])
+                for name in (
+                    "charge_efficiency_frac", "discharge_efficiency_frac", "is_on_off", "min_on_s", "min_off_s",
+                    "notice_s", "duration_max_s", "rebound_frac", "telemetry_period_s", "command_latency_s",
+                    "command_ttl_s",
+                )  # fmt: skip
+            },
+        },
+        limits={
+            name: _plain(row[name])
+            for name in ("soc_reserve_frac", "soc_max_frac", "comfort_low_degc", "comfort_high_degc")
+        },
+        portfolios=portfolio_ids,
+        now=None if state is None else device_now(state),
+        now_missing_reason=missing_reason,
+    )
+
+
+def device_now(state: DeviceState) -> fleet.DeviceNow:
+    """Return realtime's picture of a device."""
+    return fleet.DeviceNow(
+        as_of=instant_text(state.at_ns),
+        age_s=finite(state.age_s),
+        trust=Trust(state.trust).name.lower(),
+        suspect_reason=state.suspect_reason,
+        truth=fleet.FourLevels(
+            commanded_kw=kw(state.commanded_w), acknowledged_kw=kw(state.acknowledged_w),
+            reported_kw=kw(state.reported_w), measured_kw=kw(state.measured_w),
+        ),  # fmt: skip
+        power_kw=kw(state.power_w),
+        power_sd_kw=kw(state.power_sd_w),
+        reference_kw=kw(state.reference_w),
+        reference_method=ReferenceMethod(state.reference_method).name.lower(),
+        soc_frac=finite(state.soc_frac),
+        temperature_degc=finite(state.temperature_degc),
+        up_kw=kw(state.up_w),
+        down_kw=kw(state.down_w),
+        hold_up_s=finite(state.hold_up_s),
+        hold_down_s=finite(state.hold_down_s),
+        lease_expires_at=instant_text(state.lease_expires_ns if state.lease_expires_ns > 0 else None),
+        last_answer=None if state.last_ack_code is None else AckCode(state.last_ack_code).name.lower(),
+        dispatch_no=state.dispatch_no if state.dispatch_no > 0 else None,
+        clock_skew_s=finite(state.clock_skew_s),
+    )
+
+
+def site(row: Row) -> fleet.Site:
+    """Return a site's record."""
+    return fleet.Site(
+        site_id=row["site_id"], site_no=row["site_no"], partner_reference=row["partner_reference"] or None,
+        zip=row["zip"] or None, time_zone=row["time_zone"], latitude_deg=finite(row["latitude_deg"]),
+        longitude_deg=finite(row["longitude_deg"]), n_devices=row["n_devices"],
+    )  # fmt: skip
+
+
+def gateway(row: Row) -> fleet.Gateway:
+    """Return a gateway's record, without any secret."""
+    return fleet.Gateway(
+        gateway_id=row["gateway_id"], gateway_no=row["gateway_no"], partner_reference=row["partner_reference"] or None,
+        link=row["link"], vendor=row["vendor"], is_revoked=row["is_revoked"], n_devices=row["n_devices"],
+    )  # fmt: skip
+
+
+def key(row: Row) -> admin.Key:
+    """Return an API key's record, without its secret."""
+    return admin.Key(
+        key_id=row["key_id"], organisation_id=row["organisation_id"], name=row["name"], scopes=list(row["scopes"]),
+        created_at=instant_text(row["created_ns"]), expires_at=instant_text(row["expires_at_ns"]),
+        revoked_at=instant_text(row["revoked_at_ns"]),
+    )  # fmt: skip
+
+
+def alarm(row: Row) -> admin.Alarm:
+    """Return an alarm's record."""
+    state = "raised"
+    if row["cleared_ns"] is not None:
+        state = "cleared"
+    elif row["acknowledged_ns"] is not None:
+        state = "acknowledged"
+    return admin.Alarm(
+        alarm_id=row["alarm_id"], kind=row["kind"], severity=row["severity"], subject_id=row["subject_id"],
+        detail=row["words"], state=state, raised_at=instant_text(row["raised_ns"]),
+        acknowledged_at=instant_text(row["acknowledged_ns"]), acknowledged_by=row["acknowledged_by"] or None,
+        cleared_at=instant_text(row["cleared_ns"]),
+    )  # fmt: skip
+
+
+def job(row: Row) -> admin.Job:
+    """Return a job's progress."""
+    url = f"/v1/jobs/{row['job_id']}"
+    n_total = row["n_total"]
+    state = {"done": "completed"}.get(row["state"], row["state"])
+    return admin.Job(
+        job_id=row["job_id"], kind=row["kind"], state=state, n_total=n_total, n_done=row["n_done"],
+        n_failed=row["n_failed"], progress_frac=round(row["n_done"] / n_total, 4) if n_total else 1.0,
+        created_at=instant_text(row["created_ns"]), finished_at=instant_text(row["finished_ns"]),
+        reason=row["problem"] or None, status_url=url, errors_url=f"{url}/errors", result_url=f"{url}/result",
+    )  # fmt: skip
+
+
+def sse_status(row: Row, picture: PortfolioPicture) -> dict[str, Any]:
+    """Return what a portfolio's live stream tells each cycle: the picture alone, without the records."""
+    status = portfolio_status(row, [], [], picture).model_dump()
+    for name in ("enrolled_by_technology", "enrolled_kw", "enrolled_kwh", "by_lifecycle", "interconnect", "n_devices"):
+        status.pop(name)
+    if picture.totals is not None:
+        status["n_devices"] = picture.totals.n_devices
+    return status
+
+
+def json_of(body: object) -> bytes:
+    """Return JSON bytes of plain values."""
+    return msgspec.json.encode(body)
+
+
+def _device_fields(row: Row) -> dict[str, Any]:
+    return {
+        "device_id": row["device_id"], "device_no": row["device_no"],
+        "partner_reference": row["partner_reference"] or None,
+        "asset_type": Technology(row["technology"]).asset_type, "lifecycle": Lifecycle(row["lifecycle"]).name.lower(),
+        "site_id": row["site_id"], "gateway_id": row["gateway_id"], "vendor": row["vendor"],
+        "max_discharge_kw": kw(row["power_max_w"]),
+        "max_charge_kw": None if row["power_min_w"] is None else kw_of_w(0.0 - row["power_min_w"]),
+        "capacity_kwh": kwh(row["energy_capacity_wh"]),
+    }  # fmt: skip
+
+
+def _enrolled_by_technology(enrolled: Iterable[Row]) -> dict[str, portfolios.EnrolledCapacity]:
+    sums: dict[str, list[float]] = {}
+    for part in enrolled:
+        row = sums.setdefault(Technology(part["technology"]).asset_type, [0, 0.0, 0.0, 0.0])
+        for at, name in enumerate(("n_devices", "export_w", "import_w", "capacity_wh")):
+            row[at] += part[name]
+    return {
+        asset_type: portfolios.EnrolledCapacity(
+            n_devices=int(n), discharge_kw=kw_of_w(export_w), charge_kw=kw_of_w(import_w),
+            capacity_kwh=kwh_of_wh(capacity_wh),
+        )  # fmt: skip
+        for asset_type, (n, export_w, import_w, capacity_wh) in sums.items()
+    }
+
+
+def _interconnect(points: Sequence[Row]) -> portfolios.Interconnect:
+    return portfolios.Interconnect(
+        n_connection_points=sum(point["n_points"] for point in points),
+        n_export_allowed=sum(point["n_export_allowed"] for point in points),
+        n_export_limited=sum(point["n_export_limited"] for point in points),
+        export_limit_kw=kw_of_w(sum(point["export_limit_w"] for point in points)),
+        by_status={point["status"]: point["n_points"] for point in points},
+    )
+
+
+def _dispatchable_kw(picture: PortfolioPicture, by_lifecycle: Mapping[str, int]) -> float | None:
+    """Nothing active means 0, known for certain without any picture; active devices nobody has heard of: unknown."""
+    if picture.totals is not None:
+        return kw(picture.totals.dispatchable_up_w)
+    return None if by_lifecycle.get("active", 0) else 0.0
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

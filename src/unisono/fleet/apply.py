@@ -1,0 +1,118 @@
+"""What arrived, folded into the columns: readings into the slot of their source, answers into the leases.
+
+A reading ends in exactly one counter (COUNTER_NAMES). It touches the state only if it is newer, by its own device's clock,
+than what its slot holds. Ages come from its monotonic receipt alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from unisono.fleet.fold_kernels import Inflow, fold_acks, fold_readings
+from unisono.fleet.table import FleetTable
+from unisono.model.batches import NO_SEQ, AckBatch, ReadingBatch
+
+# Batches that a gateway may send out of order and still have their repetition recognised by sequence.
+WINDOW: Final = 64
+# A sequence so far below the newest means that the gateway has begun to count anew.
+RESTARTED: Final = 1024
+_WINDOW_MASK: Final = (1 << WINDOW) - 1
+_ACCEPTED: Final = 0
+_DUPLICATE: Final = 2
+
+# Seconds by which a refusing device is left alone, by AckCode; a refusal is its owner's right and no fault.
+REFUSAL_PAUSE_S: Final = np.array(
+    [
+        0.0,  # ACCEPTED
+        60.0,  # REFUSED_BOUNDS: its bounds move with its state of charge
+        3600.0,  # REFUSED_OPT_OUT
+        900.0,  # REFUSED_LOCAL_OVERRIDE
+        86_400.0,  # REFUSED_UNSUPPORTED
+        60.0,  # REFUSED_RATE_LIMITED
+        0.0,  # REFUSED_EXPIRED: it came too late; ask again
+        0.0,  # REFUSED_OLD_EPOCH
+        30.0,  # UNREACHABLE
+        300.0,  # REFUSED_OTHER
+    ],
+    np.float64,
+)
+
+
+def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_mono_ns: Sequence[int]) -> int:
+    """Fold the batches in their order; return how many readings were kept."""
+    fresh: list[int] = []
+    gateways: list[int] = []
+    for index, batch in enumerate(batches):
+        gateway = table.gateway_of_no.get(batch.gateway_no, 0)
+        if batch.batch_seq != NO_SEQ and gateway > 0 and _is_repeated(table, gateway, batch.batch_seq):
+            table.counters[gateway, _ACCEPTED] += len(batch)
+            table.counters[gateway, _DUPLICATE] += len(batch)
+        elif len(batch):
+            fresh.append(index)
+            gateways.append(gateway)
+        table.gateways.heard_mono_ns[gateway] = received_mono_ns[index]
+    if not fresh:
+        return 0
+    taken = [batches[index] for index in fresh]
+    known_ns = np.array([batch.known_ns for batch in taken], np.int64)
+    received_ns = np.array([received_mono_ns[index] for index in fresh], np.int64)
+    return fold_readings(
+        _joined(taken),
+        np.array(gateways, np.int32),
+        known_ns,
+        received_ns,
+        table.row_of_device,
+        table.nameplate,
+        table.slots,
+        table.picture,
+        table.leases,
+        table.gateways,
+        table.counters,
+    )
+
+
+def apply_acks(table: FleetTable, batch: AckBatch, received_mono_ns: int, now_ns: int) -> int:
+    """Fold what devices and gateways answered; return how many refusals there were."""
+    gateway = table.gateway_of_no.get(batch.gateway_no, 0)
+    table.gateways.heard_mono_ns[gateway] = received_mono_ns
+    return fold_acks(
+        np.array(batch.device_no, np.int32),
+        np.array(batch.seq, np.int64),
+        np.array(batch.code, np.uint8),
+        gateway,
+        received_mono_ns,
+        now_ns,
+        REFUSAL_PAUSE_S,
+        table.row_of_device,
+        table.nameplate,
+        table.leases,
+        table.gateways,
+    )
+
+
+def _is_repeated(table: FleetTable, gateway: int, seq: int) -> bool:
+    """Note the sequence; True if it was noted before. Too old to tell: False, its readings are judged one by one."""
+    newest = int(table.gateways.newest_seq[gateway])
+    window = int(table.gateways.seq_window[gateway])
+    if newest < 0 or newest - seq > RESTARTED:
+        newest, window = seq, 1
+    elif seq > newest:
+        newest, window = seq, ((window << min(seq - newest, WINDOW)) | 1) & _WINDOW_MASK
+    elif newest - seq >= WINDOW:
+        return False
+    elif window >> (newest - seq) & 1:
+        return True
+    else:
+        window |= 1 << (newest - seq)
+    table.gateways.newest_seq[gateway] = newest
+    table.gateways.seq_window[gateway] = window
+    return False
+
+
+def _joined(batches: Sequence[ReadingBatch]) -> Inflow:
+    sizes = [len(batch) for batch in batches]
+    columns = [np.concatenate([getattr(batch, name) for batch in batches]) for name in Inflow._fields[1:]]
+    return Inflow(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes), *columns)

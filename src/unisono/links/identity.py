@@ -1,0 +1,137 @@
+"""Who is enrolled, as the fronts need it: text ids -> integers, which gateway a device is behind, gateways' secrets.
+
+A fold of ``registry.*``: the highest revision of each thing holds. A device may be reported only by its own gateway;
+anybody else's word on it counts as an unknown device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
+from unisono.model.technology import Lifecycle
+from unisono.wire.idtable import NOT_FOUND, IdTable
+
+NO_GATEWAY: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayEntry:
+    """A gateway as the edge knows it."""
+
+    gateway_id: str
+    gateway_no: int
+    organisation_id: str
+    link: str
+    secret_sha256: str
+    is_revoked: bool
+
+
+class Identity:
+    """The maps; ``fold`` changes them, everything else reads."""
+
+    def __init__(self) -> None:
+        self.devices = IdTable()
+        self.gateways = IdTable()
+        # By device_no; NO_GATEWAY: unknown or retired.
+        self.gateway_of_device: NDArray[np.int32] = np.full(64, NO_GATEWAY, np.int32)
+        self._revision_of_device: NDArray[np.int64] = np.full(64, -1, np.int64)
+        self._entry_of_id: dict[str, GatewayEntry] = {}
+        self._entry_of_no: dict[int, GatewayEntry] = {}
+        self._revision_of_gateway: dict[int, int] = {}
+
+    def fold(self, batch: RegistryBatch) -> list[str]:
+        """Take a batch in; return the ids of gateways that may no longer be connected (revoked, or another secret)."""
+        self._fold_devices([record for record in batch.records if isinstance(record, DeviceRecord)])
+        gateways = [record for record in batch.records if isinstance(record, GatewayRecord)]
+        return [record.gateway_id for record in gateways if self._fold_gateway(record)]
+
+    def gateway(self, gateway_id: str) -> GatewayEntry | None:
+        """Return the gateway of that id."""
+        return self._entry_of_id.get(gateway_id)
+
+    def gateway_of_no(self, gateway_no: int) -> GatewayEntry | None:
+        """Return the gateway of that number."""
+        return self._entry_of_no.get(gateway_no)
+
+    def gateway_no(self, gateway_id: str) -> int:
+        """Return the gateway's number, NO_GATEWAY when there is none of that id (or it is revoked)."""
+        entry = self._entry_of_id.get(gateway_id)
+        return NO_GATEWAY if entry is None or entry.is_revoked else entry.gateway_no
+
+    def authenticate(self, gateway_id: str, secret: str) -> GatewayEntry | None:
+        """Return the gateway if the secret is its own and it may connect; the comparison takes the same time either way."""
+        entry = self._entry_of_id.get(gateway_id)
+        expected = entry.secret_sha256 if entry is not None else ""
+        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+        is_right = hmac.compare_digest(digest.encode(), expected.lower().encode())
+        return entry if entry is not None and is_right and not entry.is_revoked else None
+
+    def device_nos_of_ids(self, gateway_no: int, ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return the device_no of each id, -1 where it is not this gateway's."""
+        return self.own_device_nos(gateway_no, self.devices.find(ids))
+
+    def own_device_nos(self, gateway_no: int, device_nos: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return each device_no, -1 where it is not this gateway's."""
+        in_range = (device_nos >= 0) & (device_nos < self.gateway_of_device.size)
+        owner = self.gateway_of_device[np.where(in_range, device_nos, 0)]
+        return np.where(in_range & (owner == gateway_no) & (gateway_no >= 0), device_nos, NOT_FOUND).astype(np.int32)
+
+    def _fold_devices(self, records: list[DeviceRecord]) -> None:
+        if not records:
+            return
+        self._grow(max(record.device_no for record in records) + 1)
+        newest: dict[int, DeviceRecord] = {}
+        for record in records:
+            if record.revision > self._revision_of_device[record.device_no]:
+                self._revision_of_device[record.device_no] = record.revision
+                newest[record.device_no] = record
+        if not newest:
+            return
+        nos = np.fromiter(newest, np.int32, len(newest))
+        self.devices.put([record.device_id for record in newest.values()], nos)
+        self.gateway_of_device[nos] = np.fromiter(
+            (
+                NO_GATEWAY if record.lifecycle == Lifecycle.RETIRED else record.gateway_no
+                for record in newest.values()
+            ),
+            np.int32,
+            len(newest),
+        )
+
+    def _fold_gateway(self, record: GatewayRecord) -> bool:
+        if record.revision <= self._revision_of_gateway.get(record.gateway_no, -1):
+            return False
+        self._revision_of_gateway[record.gateway_no] = record.revision
+        before = self._entry_of_no.get(record.gateway_no)
+        entry = GatewayEntry(
+            gateway_id=record.gateway_id,
+            gateway_no=record.gateway_no,
+            organisation_id=record.organisation_id,
+            link=record.link,
+            secret_sha256=record.secret_sha256,
+            is_revoked=record.is_revoked or not record.secret_sha256,
+        )
+        self._entry_of_id[record.gateway_id] = self._entry_of_no[record.gateway_no] = entry
+        no = NO_GATEWAY if entry.is_revoked else record.gateway_no
+        self.gateways.put([record.gateway_id], np.array([no], np.int32))
+        was_open = before is not None and not before.is_revoked
+        return was_open and (entry.is_revoked or before.secret_sha256 != entry.secret_sha256)
+
+    def _grow(self, size: int) -> None:
+        have = self.gateway_of_device.size
+        if size <= have:
+            return
+        room = max(size, 2 * have)
+        owners = np.full(room, NO_GATEWAY, np.int32)
+        owners[:have] = self.gateway_of_device
+        revisions = np.full(room, -1, np.int64)
+        revisions[:have] = self._revision_of_device
+        self.gateway_of_device, self._revision_of_device = owners, revisions

@@ -1,0 +1,100 @@
+"""From what arrived on a gateway's topics to batches for the stream; the same for every link that carries our forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unisono.base.errors import InvalidInput
+from unisono.links.identity import Identity
+from unisono.links.tally import Tally
+from unisono.model.batches import NO_SEQ, AckBatch, ReadingBatch
+from unisono.wire.acks import decode_acks
+from unisono.wire.natsbuffer import Scanned
+from unisono.wire.packed import decode_packed
+from unisono.wire.rules import DecodedReadings, RowError, settle
+from unisono.wire.telemetry import Reading, decode_batch, decode_single, raw_columns
+from unisono.wire.topics import Up, UpName
+
+Arrived = tuple[UpName, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One batch for the stream. ``receipt_seq`` is what to receipt to ``gateway_id`` once it is kept (-1: nothing)."""
+
+    batch: ReadingBatch | AckBatch
+    gateway_id: str = ""
+    receipt_seq: int = NO_SEQ
+
+
+class Reception:
+    """Decodes with the present identity and counts."""
+
+    def __init__(self, identity: Identity, tally: Tally) -> None:
+        self.identity = identity
+        self.tally = tally
+
+    def receive(self, arrived: Sequence[Arrived], known_ns: int) -> list[Received]:
+        """Return the batches of these messages in order, all singles together as the first. Nothing is raised.
+
+        A batch of which no row was good is still returned, empty, because its receipt is due.
+        """
+        singles = [(name, payload) for name, payload in arrived if name.what is Up.TELEMETRY]
+        received = [self._batch(name, payload, known_ns) for name, payload in arrived if name.what is not Up.TELEMETRY]
+        batches = [one for one in received if one is not None]
+        if singles:
+            batches.insert(0, Received(self.singles(singles, known_ns)))
+        return batches
+
+    def singles(self, arrived: Sequence[Arrived], known_ns: int) -> ReadingBatch:
+        """Return single readings of many gateways as one batch; refused ones are counted."""
+        readings: list[Reading] = []
+        names: list[UpName] = []
+        for name, payload in arrived:
+            decoded = decode_single(payload)
+            if isinstance(decoded, RowError):
+                self.tally.add_malformed(self.identity.gateway_no(name.gateway_id))
+            else:
+                readings.append(decoded)
+                names.append(name)
+        gateway_nos = self.identity.gateways.find([name.gateway_id for name in names])
+        device_nos = self.identity.devices.find([name.device_id for name in names])
+        owners = self.identity.gateway_of_device
+        is_own = (device_nos >= 0) & (owners[np.maximum(device_nos, 0)] == gateway_nos) & (gateway_nos >= 0)
+        raw = raw_columns(readings, range(len(readings)), np.where(is_own, device_nos, -1).astype(np.int32))
+        decoded_rows = settle(raw, [], known_ns=known_ns)
+        self.tally.add_rows(gateway_nos, "accepted")
+        for error in decoded_rows.rejected:
+            self.tally.add(int(gateway_nos[error.row]), error.cause)
+        return decoded_rows.batch
+
+    def scanned(self, scanned: Scanned, known_ns: int) -> ReadingBatch:
+        """Return the readings that the kernel found as one batch; refused ones are counted."""
+        decoded = settle(scanned.readings, [], known_ns=known_ns)
+        self.tally.add_rows(scanned.gateway_no, "accepted")
+        for error in decoded.rejected:
+            self.tally.add(int(scanned.gateway_no[error.row]), error.cause)
+        return decoded.batch
+
+    def readings(self, decoded: DecodedReadings, gateway_no: int) -> ReadingBatch:
+        """Count a decoded batch and return its good rows."""
+        self.tally.add_decoded(gateway_no, decoded)
+        return decoded.batch
+
+    def _batch(self, name: UpName, payload: bytes, known_ns: int) -> Received | None:
+        gateway_no = self.identity.gateway_no(name.gateway_id)
+        try:
+            if name.what is Up.ACKS:
+                acks = decode_acks(payload, gateway_no, self.identity, known_ns)
+                self.tally.add_errors(gateway_no, acks.rejected)
+                return Received(acks.batch, name.gateway_id)
+            decode = decode_packed if name.what is Up.PACKED else decode_batch
+            batch = self.readings(decode(payload, gateway_no, self.identity, known_ns), gateway_no)
+        except InvalidInput:
+            # The counter is the sender's answer on this way in; there is no other.
+            self.tally.add_malformed(gateway_no)
+            return None
+        return Received(batch, name.gateway_id, batch.batch_seq if gateway_no >= 0 else NO_SEQ)

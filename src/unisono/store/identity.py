@@ -1,0 +1,31 @@
+"""New ids, numbers for life, shards: what makes a row itself."""
+
+from __future__ import annotations
+
+import secrets
+import zlib
+from typing import Final
+
+from sqlalchemy import Connection, Table, text
+
+from unisono.base.ids import new_id
+
+# One owner of everything for now; the number is part of the layout (subjects, files), so that it changes by migration.
+N_SHARDS: Final = 1
+
+
+def fresh_id(kind: str, now_ns: int) -> str:
+    """Return an id of that kind that nobody else has."""
+    return new_id(kind, now_ns, secrets.token_bytes(10))
+
+
+def shard_of_site(site_id: str) -> int:
+    """Return the shard of a site: the same on every machine and for ever."""
+    return zlib.crc32(site_id.encode()) % N_SHARDS
+
+
+def take_numbers(connection: Connection, table: Table, n: int) -> list[int]:
+    """Return ``n`` new numbers of the table's identity column, growing; unused ones are simply left out."""
+    column = next(iter(table.primary_key.columns)).name
+    statement = text("SELECT nextval(pg_get_serial_sequence(:table, :column)) FROM generate_series(1, :n)")
+    return list(connection.execute(statement, {"table": table.name, "column": column, "n": n}).scalars())
