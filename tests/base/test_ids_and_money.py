@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from unisono.base.errors import InvalidInput
 from unisono.base.ids import PREFIX_OF_KIND, check_id, new_id

@@ -16,7 +16,7 @@ def test_the_floors_hold() -> None:
 PLANTED = [
     ("an import upward", {"base/words": "import {p}.model.nouns", "model/nouns": ""}, "model/ is a floor above base/"),
     ("siblings", {"store/rows": "import {p}.bus.wires", "bus/wires": ""}, "bus/ and store/ are siblings"),
-    ("siblings within brain", {"brain/a": "import {p}.brain.b", "brain/b": ""}, "children of brain/"),
+    ("siblings within brain", {"brain/a/x": "import {p}.brain.b.y", "brain/b/y": ""}, "folders of brain/"),
     ("a clock on a pure floor", {"plant/step": "import time"}, "plant/ is pure"),
     ("a socket on a pure floor", {"wire/frames": "from socket import socket"}, "wire/ is pure"),
     ("a world that knows the fleet", {"sim/world": "import {p}.fleet.table", "fleet/table": ""}, "the world knows"),
@@ -33,9 +33,9 @@ def test_a_planted_violation_is_found(
     for name, text in files.items():
         module = tmp_path / package / f"{name}.py"
         module.parent.mkdir(parents=True, exist_ok=True)
-        (module.parent / "__init__.py").touch()
+        for folder in module.relative_to(tmp_path).parents:
+            (tmp_path / folder / "__init__.py").touch()
         module.write_text(text.format(p=package))
-    (tmp_path / package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     found = floors.violations(floors.graph_of(package), package)
     assert [line for line in found if complaint in line], found

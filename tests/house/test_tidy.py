@@ -66,7 +66,8 @@ def test_the_lock_pins_everything_and_names_no_host() -> None:
 
 def test_every_runtime_dependency_is_pinned_and_explained() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["demo"], *extras["dev"]]
     names = [_name(line) for line in wanted]
     pinned = {_name(line) for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if "==" in line}
     explained = (ROOT / "docs" / "adr" / "0001-dependencies.md").read_text("utf-8").lower()

@@ -24,9 +24,9 @@ UNITS: Final = frozenset(
 )
 # Words without a unit: pure numbers by nature, or a number whose unit its neighbour tells (a column, a kind).
 BARE: Final = frozenset(
-    "value values column columns weight weights share shares factor score figure reference target rank x y z left right "
-    "low high tolerance probability confidence chance coefficient exponent fraction gain sign scale amount alpha beta "
-    "total totals part parts error price power_factor q quantile bound bounds".split()
+    "value values column columns weight weights share shares factor score figure reference target rank x y z left "
+    "right low high tolerance probability confidence chance coefficient exponent fraction gain sign scale amount alpha "
+    "beta total totals part parts error price power_factor q quantile bound bounds".split()
 )
 _NUMERIC: Final = re.compile(r"(?<![\w.\[])float(?![\w\]])|NDArray\[np\.float(?:32|64)\]")
 # `power_w_by_site`, `energy_wh_of_row`, `price_usd_per_kwh`: what stands after these words is no unit.

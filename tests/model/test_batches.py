@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from unisono.base.errors import DamagedRecord
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch, decode_incoming
@@ -13,7 +12,9 @@ from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch, decode_
 FLOATS = st.floats(width=32, allow_nan=True)
 
 
-@given(st.lists(st.tuples(st.integers(-1, 2**31 - 1), FLOATS, st.integers(-1, 2**62)), max_size=50), st.integers(-1, 2**62))
+@given(
+    st.lists(st.tuples(st.integers(-1, 2**31 - 1), FLOATS, st.integers(-1, 2**62)), max_size=50), st.integers(-1, 2**62)
+)
 def test_a_batch_survives_its_bytes(rows: list[tuple[int, float, int]], batch_seq: int) -> None:
     columns = {
         "device_no": [row[0] for row in rows],
@@ -35,7 +36,9 @@ def test_columns_left_out_are_missing_not_zero() -> None:
     assert batch.measured_ns[0] == -1
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"ZZZZ" + b[4:], lambda _: b"", lambda b: b[:9]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"ZZZZ" + b[4:], lambda _: b"", lambda b: b[:9]]
+)
 def test_a_damaged_message_is_refused(damage) -> None:
     frames = CommandFrames.of_columns(
         {"shard": 0, "epoch": 1, "cycle": 1, "issued_ns": 1}, {"device_no": [1, 2], "value": [1.0, -2.0]}
@@ -45,7 +48,9 @@ def test_a_damaged_message_is_refused(damage) -> None:
 
 
 def test_readings_and_acknowledgements_share_a_stream() -> None:
-    acks = AckBatch.of_columns({"gateway_no": 3, "known_ns": 4}, {"device_no": [-1], "epoch": [2], "seq": [9], "code": [0]})
+    acks = AckBatch.of_columns(
+        {"gateway_no": 3, "known_ns": 4}, {"device_no": [-1], "epoch": [2], "seq": [9], "code": [0]}
+    )
     back = decode_incoming(acks.encode())
     assert isinstance(back, AckBatch)
     assert back.seq.tolist() == [9]

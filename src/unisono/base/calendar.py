@@ -37,7 +37,9 @@ def quarters_of_day(day: date, time_zone: str) -> list[int]:
     return list(range(start_ns, end_ns, QUARTER_S * NS_PER_S))
 
 
-def instant_of_local(local: datetime, time_zone: str, when_ambiguous: Literal["first", "second", "raise"] = "raise") -> int:
+def instant_of_local(
+    local: datetime, time_zone: str, when_ambiguous: Literal["first", "second", "raise"] = "raise"
+) -> int:
     """Return the instant of a naive local time; a time that does not exist, or exists twice without a choice, raises.
 
     >>> instant_of_local(datetime(2026, 11, 1, 1, 30), "America/Los_Angeles", "second")

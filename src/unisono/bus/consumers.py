@@ -225,6 +225,8 @@ class Durable:
         self._ack_through = ack_through
         self._ack_wait_s = ack_wait_s
         self._pull: _Pull | None = None
+        # Deliveries seen so far; None: not known, since another process may have begun.
+        self._delivered: int | None = None
 
     async def ensure(self, start_seq: int | None = None) -> None:
         """Create it on the server when it is not there; from then on messages are kept for it. Raises Unavailable."""
@@ -245,22 +247,37 @@ class Durable:
                 assert found.config.filter_subject == self._subject, f"durable {self.name} filters something else"
             except nats.js.errors.NotFoundError:
                 await jetstream.add_consumer(self._stream, config)
+                self._delivered = 0
         except (nats.errors.Error, OSError, TimeoutError) as wrong:
             raise Unavailable(f"stream {self._stream}", f"{type(wrong).__name__} {wrong}") from wrong
 
     async def fetch(self, n_max: int = PULL_MESSAGES, wait_s: float = 1.0) -> list[KeptMessage]:
-        """Return up to ``n_max`` messages, waiting up to ``wait_s`` for the first. Raises Unavailable."""
+        """Return up to ``n_max`` messages, waiting up to ``wait_s`` for the first. Raises Unavailable.
+
+        With ``ack_through`` also when a delivery was lost on the way (a reconnection): to acknowledge what follows
+        would cover it too, so the reader must begin a new place behind ``ack_floor``.
+        """
         try:
             if self._pull is None:
                 await self.ensure()
                 self._pull = _Pull(self._bus, self._stream, self.name)
                 await self._pull.start()
-            return [_kept(message) for message in await self._pull.take(n_max, wait_s)]
+            messages = await self._pull.take(n_max, wait_s)
+            if self._ack_through:
+                self._check_gap(messages)
+            return [_kept(message) for message in messages]
         except (_Gone, nats.errors.Error, OSError, TimeoutError) as wrong:
             if self._pull is not None:
                 pull, self._pull = self._pull, None
                 await pull.stop()
             raise Unavailable(f"durable {self.name}", type(wrong).__name__) from wrong
+
+    def _check_gap(self, messages: Sequence[Msg]) -> None:
+        for message in messages:
+            delivered = _consumer_seq(message.reply)
+            if self._delivered is not None and delivered != self._delivered + 1:
+                raise Unavailable(f"durable {self.name}", "a delivery was lost on the way")
+            self._delivered = delivered
 
     async def ack(self, messages: Sequence[KeptMessage]) -> None:
         """Tell the server that these are done (with ``ack_through`` only the last is told). Raises Unavailable."""

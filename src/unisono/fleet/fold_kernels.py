@@ -10,8 +10,25 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import kernel
-from unisono.fleet.columns import GATEWAYS, LEASES, N_SOURCES, NAMEPLATE, PICTURE, SLOTS
-from unisono.fleet.columns import F4, F8, I4, I8, U1, U2, Gateways, Leases, Nameplate, Picture, Slots
+from unisono.fleet.columns import (
+    F4,
+    F8,
+    GATEWAYS,
+    I4,
+    I8,
+    LEASES,
+    N_SOURCES,
+    NAMEPLATE,
+    PICTURE,
+    SLOTS,
+    U1,
+    U2,
+    Gateways,
+    Leases,
+    Nameplate,
+    Picture,
+    Slots,
+)
 
 # Counters, as in COUNTER_NAMES.
 _ACCEPTED, _KEPT, _DUPLICATE, _LATE, _OUT_OF_RANGE, _FUTURE, _UNKNOWN, _MALFORMED = range(8)

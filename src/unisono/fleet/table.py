@@ -12,7 +12,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from unisono.fleet.columns import I4, I8, N_COUNTERS, Gateways, Leases, Nameplate, Picture, Sites, Slots, allocate, grown
+from unisono.fleet.columns import (
+    I4,
+    I8,
+    N_COUNTERS,
+    Gateways,
+    Leases,
+    Nameplate,
+    Picture,
+    Sites,
+    Slots,
+    allocate,
+    grown,
+)
 from unisono.model.registry import DeviceRecord, GatewayRecord, PortfolioRecord
 from unisono.model.technology import CommandKind
 

@@ -102,7 +102,7 @@ def bench(
 def demo(context: typer.Context) -> None:
     """Run the main job: 10,000 simulated devices, one dispatch, faults, and a report, in four minutes."""
     if importlib.util.find_spec("pvlib") is None:
-        raise Unavailable("the demonstration's weather", "it is a file of the package pvlib: pip install --no-deps pvlib")
+        raise Unavailable("the demonstration's weather", "it is a file of a package: pip install --no-deps pvlib")
     warm.choose_cache(load_settings().folder)
     run_demo = importlib.import_module("unisono.main.demo.run")
     raise typer.Exit(run_demo.main(context.args))

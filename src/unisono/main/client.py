@@ -61,11 +61,11 @@ class ApiClient:
         """Yield the items of all pages, up to ``limit``."""
         cursor: str | None = None
         while limit > 0:
-            page = self.get(path, limit=min(limit, 200), cursor=cursor, **query)
-            items = page.get("items", page.get("data", [])) if isinstance(page, dict) else page
+            page: dict[str, Any] = self.get(path, limit=min(limit, 200), cursor=cursor, **query)
+            items: list[dict[str, Any]] = page["items"]
             yield from items[:limit]
             limit -= len(items)
-            cursor = page.get("next_cursor") if isinstance(page, dict) else None
+            cursor = page.get("next_cursor")
             if not items or cursor is None:
                 return
 
@@ -80,13 +80,13 @@ class ApiClient:
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
         except httpx.HTTPError as gone:
-            raise Unavailable("the API", f"{self._url}: {gone or type(gone).__name__}") from gone
+            raise Unavailable("the API", f"{self._url}: {str(gone) or type(gone).__name__}") from gone
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:
             answer = self._http.request(method, path, **options)
         except httpx.HTTPError as gone:
-            raise Unavailable("the API", f"{self._url}: {gone or type(gone).__name__}") from gone
+            raise Unavailable("the API", f"{self._url}: {str(gone) or type(gone).__name__}") from gone
         self._check(answer)
         return answer.json() if answer.content else None
 
@@ -109,7 +109,8 @@ def open_client(settings: Settings) -> ApiClient:
 def _key(settings: Settings) -> str:
     if given := os.environ.get(PREFIX + "API_KEY"):
         return given
+    path = bootstrap.key_path(settings.folder)
     try:
-        return bootstrap.key_path(settings.folder).read_text("utf-8").strip()
+        return path.read_text("utf-8").strip()
     except OSError as absent:
-        raise Forbidden(f"a key: set UNISONO_API_KEY ({bootstrap.key_path(settings.folder)}: {absent.strerror})") from absent
+        raise Forbidden(f"a key: set UNISONO_API_KEY ({path}: {absent.strerror})") from absent

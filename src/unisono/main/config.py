@@ -18,7 +18,7 @@ from unisono.base.errors import InvalidInput, UnisonoError
 
 PREFIX: Final = "UNISONO_"
 FILE_NAME: Final = "unisono.toml"
-# Variables with the prefix that are no settings: the file's path, a client's key, the world's traces, the tests' profile.
+# Variables with the prefix that are no settings: the file's path, a client's needs, the traces, the tests' profile.
 OTHER_VARIABLES: Final = ("CONFIG", "API_KEY", "API_URL", "DATA", "HYPOTHESIS")
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -69,7 +69,7 @@ class Settings(BaseModel):
     shards: int = Field(default=1, ge=1, le=1, description="How many shards the fleet is split into.")
     cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")
     ttl_s: float = Field(
-        default=60.0, ge=5, le=3600, description="Seconds for which a setpoint holds without renewal; at least 5 cycles."
+        default=60.0, ge=5, le=3600, description="Seconds for which a setpoint holds unrenewed; at least 5 cycles."
     )
     hold_s: float = Field(
         default=900.0, ge=60, le=86_400, description="Seconds for which dispatchable capacity must be sustained."
@@ -186,7 +186,8 @@ def reference_page() -> str:
     for name, field in Settings.model_fields.items():
         default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
         shown_default = "" if default in (None, "") else f"`{default}`"
-        rows.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {shown_default} | {_bounds(field)} | {field.description} |")
+        cells = (f"`{name}`", f"`{PREFIX}{name.upper()}`", shown_default, _bounds(field), str(field.description))
+        rows.append(f"| {' | '.join(cells)} |")
     return _PAGE.format(rows="\n".join(rows))
 
 

@@ -46,9 +46,12 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Return what was found, in the order in which a start needs it."""
+    place = look_at_folder(settings.folder)
+    if place.verdict == "problem":
+        return [*_python(), place, _open_files(), _clock()]
     return [
         *_python(),
-        _folder(settings.folder),
+        place,
         _disk(settings.folder),
         _open_files(),
         _clock(),
@@ -68,7 +71,8 @@ def _python() -> Iterator[Finding]:
         yield Finding("weather", "warning", "the package pvlib is not installed", advice)
 
 
-def _folder(folder: Path) -> Finding:
+def look_at_folder(folder: Path) -> Finding:
+    """Return whether the data folder can be used by us."""
     nearest = _nearest_existing(folder)
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return Finding("data folder", "ok", f"{folder} ({'there' if folder.exists() else 'will be made'})")
@@ -85,7 +89,7 @@ def _disk(folder: Path) -> Finding:
     seen = f"{free_gib:.1f} GiB free"
     if free_gib >= DISK_GIB_WANTED:
         return Finding("disk", "ok", seen)
-    advice = f"free some space, or set data_dir to a larger disk (a day of 10,000 devices takes {DISK_GIB_NEEDED:g} GiB)"
+    advice = f"free some space, or set data_dir to a larger disk (10,000 devices take {DISK_GIB_NEEDED:g} GiB a day)"
     return Finding("disk", "warning" if free_gib >= DISK_GIB_NEEDED else "problem", seen, advice)
 
 
@@ -120,7 +124,7 @@ def _engine(name: str, settings: Settings, status: EngineStatus, version_min: tu
     running = f", runs as {', '.join(map(str, status.pids))} on {status.ports}" if status.pids else ""
     seen = f"{binary.version} at {binary.path}{running}"
     if status.pids and status.owner_pid is None:
-        return Finding(name, "warning", seen, "left over from a platform that was killed; `unisono up` takes care of it")
+        return Finding(name, "warning", seen, "left over from a platform that was killed; `unisono up` ends it")
     if _version(binary.version) < version_min:
         wanted = ".".join(map(str, version_min))
         return Finding(name, "problem", seen, f"{wanted} or newer is needed: pip install --upgrade unisono")
@@ -134,7 +138,8 @@ def _version(text: str) -> tuple[int, ...]:
 def _ports(settings: Settings) -> Iterator[Finding]:
     if folders.owner_of(settings.folder) is not None:
         return
-    for name, port in (("http", settings.http_port), ("telemetry", settings.telemetry_port), ("mqtt", settings.mqtt_port)):
+    ports = {"http": settings.http_port, "telemetry": settings.telemetry_port, "mqtt": settings.mqtt_port}
+    for name, port in ports.items():
         if port == 0:
             yield Finding(f"{name} port", "ok", "0: a free one is taken")
         elif _is_free(port):

@@ -16,7 +16,7 @@ import msgspec
 from unisono.base.instants import NS_PER_S
 from unisono.model.dispatch import Dispatch, TargetPoint
 from unisono.model.registry import DeviceRecord, PortfolioRecord, RegistryBatch
-from unisono.plant.state import PlantConfig, PlantState, new_state
+from unisono.plant.state import PlantConfig, new_state
 from unisono.plant.step import Arrival, StepResult, step
 from unisono.sim.region import Region
 from unisono.sim.spec import WorldSpec
@@ -29,7 +29,7 @@ PORTFOLIO_NO: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A dispatch to come: seconds from the start, and which share of the dispatchable power it asks for (negative: down)."""
+    """A dispatch to come, in seconds from the start; ``share_frac`` of the dispatchable power (negative: down)."""
 
     start_s: float
     end_s: float

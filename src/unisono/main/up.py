@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import SecretStr
 
-from unisono.base.errors import Unavailable
+from unisono.base.errors import InvalidInput, Unavailable
 from unisono.base.instants import format_rfc3339
 from unisono.bus.connection import connect
 from unisono.engines import child, folder as folders
@@ -22,6 +22,7 @@ from unisono.engines.postgres import PostgresEngine
 from unisono.main import bootstrap, endpoints, journal, warm
 from unisono.main.clock import SystemClock
 from unisono.main.config import PREFIX, Settings
+from unisono.main.doctor import look_at_folder
 from unisono.main.endpoints import ChildFacts, Endpoints
 from unisono.main.supervisor import RoleProcess, Startable, Supervisor
 from unisono.store.migrate import migrate
@@ -35,7 +36,7 @@ Say = Callable[[str], None]
 
 
 class _Stop:
-    """Whether a signal asked us to stop. (No threading.Event: a handler may not wait for its lock.)"""
+    """Whether a signal asked us to stop; no threading.Event, for a handler may not wait for its lock."""
 
     def __init__(self) -> None:
         self.is_asked = False
@@ -48,6 +49,9 @@ class _Stop:
 
 def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, say: Say) -> None:
     """Run the platform until SIGTERM or SIGINT; raises Conflict when another one holds the data folder."""
+    place = look_at_folder(settings.folder)
+    if place.verdict == "problem":
+        raise InvalidInput("data_dir", str(settings.folder), f"{place.seen}; {place.advice}")
     lock = folders.FolderLock(settings.folder, "data")
     lock.acquire()
     endpoints.remove(settings)
@@ -91,9 +95,7 @@ def _role_processes(settings: Settings, roles: tuple[str, ...], config_path: Pat
     warm.choose_cache(settings.folder)
     output = settings.folder / "log"
     return {
-        role: RoleProcess(
-            [sys.executable, "-m", "unisono.main.roles", role], settings.folder, output / f"{role}.out"
-        )
+        role: RoleProcess([sys.executable, "-m", "unisono.main.roles", role], settings.folder, output / f"{role}.out")
         for role in ROLES
         if role in roles
     }

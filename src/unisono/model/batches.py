@@ -60,7 +60,7 @@ class _Columns:
 
     @classmethod
     def of_columns(cls, scalars: dict[str, Any], columns: dict[str, Any]) -> Self:
-        """Return a batch, each column cast to its declared dtype; a column left out is filled with its missing value."""
+        """Return a batch, each column cast to its dtype; a column left out is filled with its missing value."""
         n = next(len(column) for column in columns.values())
         values: dict[str, Any] = dict(scalars)
         for name, dtype in cls.DTYPES.items():

@@ -1,4 +1,4 @@
-"""Commitment: a quantity per interval owed to someone, with the price of deviating up and down. One ledger holds all."""
+"""Commitment: a quantity per interval owed to someone, with the price of deviating up and down; one ledger for all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class CommitmentInterval(msgspec.Struct, frozen=True, kw_only=True):
-    """Half-open interval [start_ns, end_ns) and the mean power owed in it; prices in a currency's millionths per kWh."""
+    """[start_ns, end_ns) and the mean power owed in it; prices in a currency's millionths per kWh."""
 
     start_ns: int
     end_ns: int
@@ -16,7 +16,7 @@ class CommitmentInterval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Commitment(msgspec.Struct, frozen=True, kw_only=True):
-    """What is owed, to whom, out of which portfolio, and by virtue of what (``basis``: a dispatch, an award, a contract)."""
+    """What is owed, to whom, from which portfolio, by virtue of what (``basis``: a dispatch, an award, a contract)."""
 
     commitment_id: str
     organisation_id: str

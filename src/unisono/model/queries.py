@@ -44,7 +44,7 @@ Query = DeviceQuery | DevicePage | Preview
 
 
 class DeviceStates(msgspec.Struct, frozen=True, kw_only=True, tag="device_states"):
-    """Answer to DeviceQuery (no state: not in the shard's registry) and DevicePage; ``has_more``: ask after the last."""
+    """Answer to DeviceQuery (none: not in the shard's registry) and DevicePage; ``has_more``: ask after the last."""
 
     at_ns: int
     states: tuple[DeviceState, ...]

@@ -12,7 +12,7 @@ from unisono.model.ratings import OptOut, OwnerLimits, Ratings
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True, tag="device"):
-    """All that realtime needs to know of one device. ``device_no`` is its integer for life, in every stream and file."""
+    """All that realtime needs to know of a device; ``device_no`` is its integer for life, in every stream and file."""
 
     revision: int
     organisation_id: str

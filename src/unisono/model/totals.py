@@ -8,7 +8,7 @@ from unisono.model.dispatch import DispatchProgress
 
 
 class PortfolioTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over the members of one portfolio on one shard. ``n_by_trust`` is indexed by Trust, the maps by Technology."""
+    """Sums over a portfolio's members on one shard. ``n_by_trust`` is indexed by Trust, the maps by Technology."""
 
     portfolio_no: int
     n_devices: int
@@ -117,7 +117,7 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutcomeBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """One message on ``outcomes.<shard>``: one cycle's dispatch rows and log entries; (shard, epoch, cycle) is its identity."""
+    """A cycle's dispatch rows and log entries on ``outcomes.<shard>.<epoch>``; (shard, epoch, cycle) identifies it."""
 
     shard: int
     epoch: int

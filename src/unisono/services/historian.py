@@ -17,7 +17,7 @@ from typing import Final
 from unisono.base.clock import Clock
 from unisono.base.errors import Conflict, DamagedRecord, Unavailable
 from unisono.base.instants import NS_PER_S
-from unisono.bus.connection import Bus
+from unisono.bus.connection import Bus, translated
 from unisono.bus.consumers import Durable, KeptMessage
 from unisono.model.batches import CommandFrames, decode_incoming
 from unisono.services.pace import Backoff
@@ -36,6 +36,7 @@ _FETCH_MESSAGES: Final = 500
 _HELD_MESSAGES_MAX: Final = 50_000
 # Acknowledgements come after a flush, later than any sensible ack_wait: repetition is by position, not by time.
 _ACK_WAIT_S: Final = 600.0
+_CONNECT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,8 @@ class StreamKeeper:
         self._bus, self._database, self._store, self._clock, self._intake = bus, database, store, clock, intake
         self._rows_max, self._age_s = rows_max, age_s
         self._durable: Durable | None = None
-        self._consumer = position_name(intake.stream)
+        self.stream = intake.stream
+        self._consumer = ""
         # Everything up to `_kept_seq` is in committed files, everything from there to `_seq` is held.
         self._kept_seq = self._seq = 0
         # A gap that was still there when the stream was read anew: those messages are gone.
@@ -159,7 +161,7 @@ class StreamKeeper:
             await self.close()
             raise
         self._kept_seq = segment.seq_last
-        self.counters.seq_of_stream[self._intake.stream] = segment.seq_last
+        self.counters.seq_of_stream[self.stream] = segment.seq_last
         self._forget()
         if self._durable is not None:
             await self._durable.ack([last])
@@ -173,31 +175,32 @@ class StreamKeeper:
 
     async def _open(self) -> None:
         await self.close()
-        bounds = await self._bus.seq_bounds(self._intake.stream)
+        self._consumer = await position_name(self._bus, "historian", self.stream)
+        bounds = await self._bus.seq_bounds(self.stream)
         position, n_lost = await asyncio.to_thread(self._settle_position, *bounds)
         if n_lost:
             self.counters.n_lost += n_lost
-            log.error("%s: %d messages were gone before history had them", self._intake.stream, n_lost)
+            log.error("%s: %d messages were gone before history had them", self.stream, n_lost)
         durable = self._bus.durable(
-            self._intake.stream,
+            self.stream,
             self._intake.subject,
-            f"historian-{self._intake.stream.lower()}",
+            f"historian-{self.stream.lower()}",
             ack_through=True,
             ack_wait_s=_ACK_WAIT_S,
         )
         await durable.delete()
         await durable.ensure(position + 1)
         self._durable, self._kept_seq, self._seq = durable, position, position
-        self.counters.seq_of_stream[self._intake.stream] = position
+        self.counters.seq_of_stream[self.stream] = position
 
     def _settle_position(self, first: int, last: int) -> tuple[int, int]:
         """Return where to go on, and how many messages the stream let go of unread; ``first``..``last`` is what it holds."""
         with self._database.begin() as connection:
             position = positions.get(connection, self._consumer)
             if position > last:
-                # The stream was set back (a power cut) or made anew (a restore): its numbers are given out again.
-                log.error("%s ends at %d, before the position %d: beginning there", self._intake.stream, last, position)
-                position = last if first > 1 else 0
+                # The stream was set back (a power cut): the numbers in between are given out again.
+                log.error("%s ends at %d, before the position %d: beginning there", self.stream, last, position)
+                position = last
                 positions.reset_to(connection, self._consumer, position)
             start = max(position, first - 1)
             n_lost = start - position if position else 0
@@ -211,7 +214,7 @@ class StreamKeeper:
             return False
         if message.seq > self._seq + 1 and self._gap_at != self._seq + 1:
             self._gap_at = self._seq + 1
-            raise _Gap(self._intake.stream, self._seq + 1, message.seq)
+            raise _Gap(self.stream, self._seq + 1, message.seq)
         self.counters.n_lost += message.seq - self._seq - 1
         self._seq = message.seq
         self._last = message
@@ -225,7 +228,7 @@ class StreamKeeper:
             shard = int(message.subject.split(".")[1])
         except (DamagedRecord, ValueError) as wrong:
             self.counters.n_damaged += 1
-            log.warning("%s message %d is left out: %s", self._intake.stream, message.seq, wrong)
+            log.warning("%s message %d is left out: %s", self.stream, message.seq, wrong)
             return True
         self._batches.append((shard, batch))
         self._n_rows += len(batch)
@@ -262,9 +265,16 @@ class _Gap(Exception):
         super().__init__(f"{stream}: expected {expected_seq}, came {came_seq}")
 
 
-def position_name(stream: str) -> str:
-    """Return the name under which the historian's position in a stream is kept."""
-    return f"historian.{stream}"
+async def position_name(bus: Bus, reader: str, stream: str) -> str:
+    """Return the name under which a reader's position in a stream is kept.
+
+    It holds the instant at which the stream was made: in one made anew (a restore, a lost disk) numbers begin at 1 again.
+    """
+    await bus.wait_connected(_CONNECT_S)
+    with translated(f"stream {stream}"):
+        made_at = (await bus.client.jetstream().stream_info(stream)).created
+    assert made_at is not None, "a stream knows when it was made"
+    return f"{reader}.{stream}.{made_at:%Y%m%dT%H%M%S}"
 
 
 async def _keep(keeper: StreamKeeper) -> None:
@@ -297,7 +307,7 @@ def keep_house(
     database: Database, store: ObjectStore, clock: Clock, settings: HistorianSettings, counters: HistorianCounters
 ) -> None:
     """Merge what is to be merged, one bounded step after the other, then let go of what is too old."""
-    damaged: set[tuple[str, int, str]] = set()
+    damaged: set[tuple[str, int, int]] = set()
     while True:
         with database.begin() as connection:
             step = compaction.next_step(connection, clock.wall_ns(), settings.compaction, frozenset(damaged))

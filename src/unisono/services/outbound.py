@@ -26,8 +26,10 @@ class Outbound:
         self.n_dropped = 0
 
     def put(self, subject: str, payload: bytes, message_id: str) -> None:
-        """Queue a message. When the bound is reached the oldest goes ("oldest outbound dropped"): commands among them
-        have expired by then, and unacknowledged ones are repeated by the plant itself."""
+        """Queue a message; at the bound the oldest goes ("oldest outbound dropped").
+
+        Commands among the dropped have expired by then, and the plant itself repeats what is unacknowledged.
+        """
         if len(self._waiting) >= WAITING_MAX:
             self._waiting.popleft()
             self.n_dropped += 1

@@ -151,10 +151,24 @@ class _Loop:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
 
     def _fold(self, drained: Drained) -> None:
-        fold(self._state, drained.arrivals, drained.requests, drained.registry, self._clock.wall_ns(), self._clock.monotonic_ns())
+        fold(
+            self._state,
+            drained.arrivals,
+            drained.requests,
+            drained.registry,
+            self._clock.wall_ns(),
+            self._clock.monotonic_ns(),
+        )
 
     def _step(self, drained: Drained) -> StepResult:
-        return step(self._state, drained.arrivals, drained.requests, drained.registry, self._clock.wall_ns(), self._clock.monotonic_ns())
+        return step(
+            self._state,
+            drained.arrivals,
+            drained.requests,
+            drained.registry,
+            self._clock.wall_ns(),
+            self._clock.monotonic_ns(),
+        )
 
     def _answer(self, payload: bytes) -> bytes:
         try:
@@ -178,10 +192,13 @@ class _Loop:
         settings, epoch = self._settings, self._lease.epoch
         try:
             payload = settings.checkpoint_path.read_bytes()
-            state, positions = restore(payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns())
+            state, positions = restore(
+                payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns()
+            )
         except FileNotFoundError:
             return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
         except DamagedRecord as damaged:
-            log.error("checkpoint refused; the streams are replayed from their start", extra={"why": str(damaged)})
+            log.error(  # noqa: TRY400  # our own file, and what is wrong with it is said
+                "checkpoint refused; the streams are replayed from their start", extra={"why": str(damaged)})
             return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
         return state, positions

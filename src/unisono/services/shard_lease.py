@@ -90,7 +90,9 @@ class ShardLease:
 
     def _try_renew(self) -> bool:
         with self._database.begin() as connection:
-            return leases.renew(connection, self._shard, self._owner, self.epoch, self._duration_s, self._clock.wall_ns())
+            return leases.renew(
+                connection, self._shard, self._owner, self.epoch, self._duration_s, self._clock.wall_ns()
+            )
 
     def _try_release(self) -> None:
         with self._database.begin() as connection:

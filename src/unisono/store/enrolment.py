@@ -104,10 +104,11 @@ def enrol(
     lock = text("SELECT pg_advisory_xact_lock(hashtextextended('enrol ' || :organisation_id, 0))")
     connection.execute(lock, {"organisation_id": organisation_id})
     known = _known_devices(connection, organisation_id, devices)
-    fresh: dict[str | int, NewDevice] = {
-        key: device for device in reversed(devices) if (key := _key(device)) not in known
-    }
-    todo = list(reversed(fresh.items()))
+    fresh: dict[str | int, NewDevice] = {}
+    for device in devices:
+        if _key(device) not in known:
+            fresh.setdefault(_key(device), device)
+    todo = list(fresh.items())
     sites = _settle_sites(connection, organisation_id, [device.site for _, device in todo], now_ns)
     asked = [device.gateway for _, device in todo if device.gateway is not None]
     hosts = _settle_gateways(connection, organisation_id, asked, now_ns)

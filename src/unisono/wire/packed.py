@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisono.base.errors import InvalidInput
+from unisono.base.instants import NS_PER_MS
 from unisono.model.batches import ReadingBatch
 from unisono.model.technology import SourceKind
-from unisono.base.instants import NS_PER_MS
 from unisono.wire.rules import DecodedReadings, RawReadings, settle
 from unisono.wire.telemetry import READINGS_PER_BATCH_MAX, KnownDevices
 

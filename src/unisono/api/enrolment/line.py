@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from unisono.api.problems import field_path, plain_value
 from unisono.api.schemas.portfolios import Asset
-from unisono.api.schemas.types import AssetType, Asked, EnergyKwh, PowerKw, Text, Zip
+from unisono.api.schemas.types import Asked, AssetType, EnergyKwh, PowerKw, Text, Zip
 from unisono.base.errors import InvalidInput
 from unisono.base.units import w_of_kw, wh_of_kwh
 from unisono.model.ratings import OwnerLimits, Ratings

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unisono.api.schemas.types import INSTANT_EXAMPLE, AssetType, Asked, EnergyKwh, PowerKw, Text, Zip, id_of
+from unisono.api.schemas.types import INSTANT_EXAMPLE, Asked, AssetType, EnergyKwh, PowerKw, Text, Zip, id_of
 
 # One call declares at most this many assets; larger fleets go through bulk enrolment, which is a job.
 ASSETS_MAX = 1000

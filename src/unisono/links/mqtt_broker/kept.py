@@ -63,6 +63,10 @@ class Place(Protocol):
         """Give it up."""
         ...
 
+    async def close(self) -> None:
+        """Stop reading; it stays on the server."""
+        ...
+
 
 class Streams(Protocol):
     """Where places are opened (``bus.connection.Bus``)."""
@@ -80,6 +84,7 @@ class KeptReader:
         self._take = take
         self._place: Place | None = None
         self.is_up = False
+        self._was_lost = False
 
     async def open(self) -> None:
         """Take a fresh place over from the one of the last run; from here on acknowledged messages are kept for us.
@@ -88,6 +93,8 @@ class KeptReader:
         new place behind the old one's acknowledged floor, and only then gives the old one up. (With the old place
         kept, 395 of 100,000 messages were lost in a trial; with this, none.)
         """
+        if self._place is not None:
+            await self._place.close()
         places = {name: self._at(name) for name in PLACES}
         floors = {name: await place.ack_floor() for name, place in places.items()}
         found = {name: floor for name, floor in floors.items() if floor is not None}
@@ -101,18 +108,19 @@ class KeptReader:
         for name in found:
             await places[name].delete()
         self._place = places[fresh]
-        self.is_up = True
+        self._note(is_up=True)
 
     async def run(self) -> None:
-        """Fetch, hand over, acknowledge; until cancelled. ``open`` comes first."""
+        """Fetch, hand over, acknowledge; until cancelled. ``open`` comes first, and again after each loss."""
         assert self._place is not None, "open() comes first"
         while True:
             try:
+                if not self.is_up:
+                    await self.open()
                 messages = await self._place.fetch(FETCH_MAX, 1.0)
                 if messages:
                     await self._take(_named(messages))
                     await self._place.ack(messages)
-                self._note(is_up=True)
             except Unavailable as wrong:
                 self._note(is_up=False, why=str(wrong))
                 await asyncio.sleep(RETRY_S)
@@ -121,8 +129,11 @@ class KeptReader:
         return self._streams.durable(STREAM, SUBJECT, name, ack_through=True, ack_wait_s=ACK_WAIT_S)
 
     def _note(self, *, is_up: bool, why: str = "") -> None:
-        if is_up != self.is_up:
-            log.warning("QoS 1 messages %s", "flow again" if is_up else f"wait on the server: {why}")
+        if is_up and self._was_lost:
+            log.warning("QoS 1 messages flow again")
+        if not is_up and not self._was_lost:
+            log.warning("QoS 1 messages wait on the server: %s", why)
+        self._was_lost = not is_up
         self.is_up = is_up
 
 

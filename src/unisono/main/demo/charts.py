@@ -22,7 +22,9 @@ class Line:
     is_stepped: bool = False
 
 
-def line_chart(lines: list[Line], *, band: tuple[Series, Series] | None = None, shade_s: tuple[float, float] | None = None) -> str:
+def line_chart(
+    lines: list[Line], *, band: tuple[Series, Series] | None = None, shade_s: tuple[float, float] | None = None
+) -> str:
     """Return an SVG of power in MW over seconds; ``band`` is (middle, half width), ``shade_s`` marks a span of time."""
     drawn = [line for line in lines if line.series.at_s]
     if not drawn:
@@ -81,8 +83,10 @@ class _Frame:
             y = self.y(mw * 1e6)
             parts.append(f'<line class="grid" x1="{LEFT_PX}" x2="{WIDTH_PX - RIGHT_PX}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{LEFT_PX - 8}" y="{y + 4:.1f}" text-anchor="end">{mw:g}</text>')
-        for at_s in _ticks(self.left_s, self.right_s, 9):
-            parts.append(f'<text x="{self.x(at_s):.1f}" y="{HEIGHT_PX - 12}" text-anchor="middle">{at_s:g}</text>')
+        parts += [
+            f'<text x="{self.x(at_s):.1f}" y="{HEIGHT_PX - 12}" text-anchor="middle">{at_s:g}</text>'
+            for at_s in _ticks(self.left_s, self.right_s, 9)
+        ]
         parts.append(f'<text x="{WIDTH_PX - RIGHT_PX}" y="{HEIGHT_PX - 1}" text-anchor="end">seconds from start</text>')
         parts.append(f'<text x="4" y="{TOP_PX + 4}">MW</text>')
         return parts

@@ -43,7 +43,9 @@ class PlantProcess:
     def run_facts(self) -> dict[str, Any] | None:
         """Return run.json (pids, ports, urls) once the platform has written it."""
         if self.process.poll() is not None:
-            raise Unavailable("the platform", f"ended with code {self.process.returncode}; see {self.data_dir / 'up.log'}")
+            raise Unavailable(
+                "the platform", f"ended with code {self.process.returncode}; see {self.data_dir / 'up.log'}"
+            )
         try:
             return msgspec.json.decode((self.data_dir / "run.json").read_bytes(), type=dict[str, Any])
         except (FileNotFoundError, msgspec.DecodeError):

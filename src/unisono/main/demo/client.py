@@ -51,5 +51,7 @@ class OperatorClient:
     @staticmethod
     def _checked(answer: httpx.Response) -> Any:
         if answer.is_error:
-            raise Unavailable(f"{answer.request.method} {answer.request.url.path}", f"{answer.status_code} {answer.text[:400]}")
+            raise Unavailable(
+                f"{answer.request.method} {answer.request.url.path}", f"{answer.status_code} {answer.text[:400]}"
+            )
         return answer.json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 
@@ -27,7 +28,9 @@ def terminal_report(record: DemoRecord) -> RenderableType:
         funnel.add_row(step.replace("_", " "), f"{record.funnel.get(step, 0):,}")
     shares = _table("By technology and failure domain", ["", "devices", "called", "estimate MW", "true MW"])
     for share in [*record.by_technology, *record.by_domain]:
-        shares.add_row(share.name, f"{share.n_devices:,}", f"{share.n_called:,}", _mw(share.estimated_w), _mw(share.true_w))
+        shares.add_row(
+            share.name, f"{share.n_devices:,}", f"{share.n_called:,}", _mw(share.estimated_w), _mw(share.true_w)
+        )
     ingest = _table("Readings", ["", "count"])
     for name, n in record.ingest.items():
         ingest.add_row(name.replace("_", " "), f"{n:,}")
@@ -35,7 +38,14 @@ def terminal_report(record: DemoRecord) -> RenderableType:
     for check in record.checks:
         checks.add_row(check.name, check.seen, check.asked, "[green]met[/]" if check.is_met else "[red]NOT MET[/]")
     head = f"event log head {record.log_head or 'unknown'}\nshortfall: {_refill(record)}"
-    return Group(power, funnel, shares, ingest, checks, Panel(head, title="the plant delivered" if record.is_success else "the plant FELL SHORT"))
+    return Group(
+        power,
+        funnel,
+        shares,
+        ingest,
+        checks,
+        Panel(head, title="the plant delivered" if record.is_success else "the plant FELL SHORT"),
+    )
 
 
 def html_report(record: DemoRecord) -> str:
@@ -53,27 +63,58 @@ def html_report(record: DemoRecord) -> str:
     shortfall = line_chart([Line("shortfall seen by the platform", "shortfall", record.shortfall)], shade_s=hold)
     steps = [(step, record.funnel.get(step, 0)) for step in FUNNEL_STEPS]
     aside = [(step.replace("_", " "), record.funnel.get(step, 0)) for step in FUNNEL_ASIDE]
-    verdict = "The plant delivered" if record.is_success else "The plant fell short"
-    body = f"""
-<header class="{"met" if record.is_success else "unmet"}"><p>Unisono demonstration, {escape(record.started)}</p><h1>{verdict}</h1>
-<p>{record.n_devices:,} devices at {record.n_sites:,} sites behind {record.n_gateways:,} gateways, world "{escape(record.world)}", seed {record.seed}</p></header>
-<section><h2>Verdict</h2>{_rows(["check", "seen", "asked", ""], [[c.name, c.seen, c.asked, "met" if c.is_met else "NOT MET"] for c in record.checks])}</section>
-<section><h2>Power</h2>{power}{_rows(["", "MW"], [[name, _mw(w)] for name, w in _powers(record)])}</section>
-<section class="two"><div><h2>From targeted to delivered</h2>{funnel_chart(steps)}</div><div><h2>Set aside</h2>{funnel_chart(aside)}</div></section>
-<section><h2>Shortfall and refill</h2><p>{escape(_refill(record))}</p>{shortfall}</section>
-<section class="two"><div><h2>By technology</h2>{_shares(record.by_technology)}</div><div><h2>By failure domain</h2>{_shares(record.by_domain)}</div></section>
-<section class="two"><div><h2>Readings</h2>{_rows(["", "count"], [[k.replace("_", " "), f"{n:,}"] for k, n in record.ingest.items()])}</div>
-<div><h2>What went wrong on purpose</h2>{_rows(["", ""], [[k.replace("_", " "), str(v)] for k, v in record.misbehaviour.items()])}</div></section>
-<section class="two"><div><h2>Portfolios</h2>{_portfolios(record)}</div>
-<div><h2>Phases</h2>{_rows(["", "s"], [[k, f"{s:.1f}"] for k, s in record.phase_s.items()])}</div></section>
-<footer>Event log: {record.log_entries:,} entries, head <code>{escape(record.log_head)}</code></footer>"""
+    checks = [[c.name, c.seen, c.asked, "met" if c.is_met else "NOT MET"] for c in record.checks]
+    sections = [
+        _section(("Verdict", _rows(["check", "seen", "asked", ""], checks))),
+        _section(("Power", power + _rows(["", "MW"], [[name, _mw(w)] for name, w in _powers(record)]))),
+        _section(("From targeted to delivered", funnel_chart(steps)), ("Set aside", funnel_chart(aside))),
+        _section(("Shortfall and refill", f"<p>{escape(_refill(record))}</p>{shortfall}")),
+        _section(("By technology", _shares(record.by_technology)), ("By failure domain", _shares(record.by_domain))),
+        _section(("Readings", _counts(record.ingest)), ("What went wrong on purpose", _counts(record.misbehaviour))),
+        _section(("Portfolios", _portfolios(record)), ("Phases, in seconds", _counts(record.phase_s))),
+    ]
+    head = escape(record.log_head)
+    footer = f"<footer>Event log: {record.log_entries:,} entries, head <code>{head}</code></footer>"
     page = files("unisono.main.demo").joinpath("report.html").read_text(encoding="utf-8")
-    return page.replace("{{title}}", verdict).replace("{{body}}", body)
+    body = _header(record) + "".join(sections) + footer
+    return page.replace("{{title}}", _verdict(record)).replace("{{body}}", body)
+
+
+def _header(record: DemoRecord) -> str:
+    fleet = f"{record.n_devices:,} devices at {record.n_sites:,} sites behind {record.n_gateways:,} gateways"
+    return (
+        f'<header class="{"met" if record.is_success else "unmet"}">'
+        f"<p>Unisono demonstration, {escape(record.started)}</p><h1>{_verdict(record)}</h1>"
+        f"<p>{fleet}, world &quot;{escape(record.world)}&quot;, seed {record.seed}</p></header>"
+    )
+
+
+def _verdict(record: DemoRecord) -> str:
+    return "The plant delivered" if record.is_success else "The plant fell short"
+
+
+def _section(*parts: tuple[str, str]) -> str:
+    inner = "".join(f"<div><h2>{title}</h2>{content}</div>" for title, content in parts)
+    return f'<section class="{"two" if len(parts) == 2 else "one"}">{inner}</section>'
+
+
+def _counts(values: Mapping[str, object]) -> str:
+    return _rows(["", ""], [[name.replace("_", " "), _number(value)] for name, value in values.items()])
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _powers(record: DemoRecord) -> list[tuple[str, float]]:
     true_w = record.target_w * (1.0 + hold_energy_error_frac(record))
-    in_hold = [w for s, w in zip(record.estimated.at_s, record.estimated.power_w, strict=True) if record.hold_start_s <= s < record.hold_end_s]
+    in_hold = [
+        w
+        for s, w in zip(record.estimated.at_s, record.estimated.power_w, strict=True)
+        if record.hold_start_s <= s < record.hold_end_s
+    ]
     estimated_w = sum(in_hold) / len(in_hold) if in_hold else float("nan")
     return [
         ("truly deliverable beforehand (the region)", record.true_deliverable_w),
@@ -94,7 +135,10 @@ def _refill(record: DemoRecord) -> str:
 
 
 def _portfolios(record: DemoRecord) -> str:
-    rows = [[str(p["name"]), f"{p['n_devices']:,}", str(p["enrolled_mw"]), str(p["dispatchable_mw"])] for p in record.portfolios]
+    rows = [
+        [str(p["name"]), f"{p['n_devices']:,}", str(p["enrolled_mw"]), str(p["dispatchable_mw"])]
+        for p in record.portfolios
+    ]
     return _rows(["name", "devices", "enrolled MW", "dispatchable MW"], rows)
 
 

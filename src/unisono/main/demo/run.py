@@ -118,7 +118,11 @@ def _await_region(region: RegionProcess, view: LiveView) -> None:
     def is_running() -> bool:
         region.check()
         status = region.status
-        view.show(phase=status.get("phase", "building"), connected=status.get("n_connected", 0), enrolled=status.get("n_enrolled", 0))
+        view.show(
+            phase=status.get("phase", "building"),
+            connected=status.get("n_connected", 0),
+            enrolled=status.get("n_enrolled", 0),
+        )
         return status.get("phase") == "running"
 
     wait_until(is_running, 120, "the simulated region")
@@ -153,7 +157,9 @@ def _await_picture(client: OperatorClient, portfolio_id: str, region: RegionProc
 def _call(client: OperatorClient, portfolio_id: str, region: RegionProcess, record: DemoRecord) -> dict[str, Any]:
     region.tell(do="truth")
     status = client.get(f"/v1/vpp/portfolios/{portfolio_id}/status")
-    record.true_deliverable_w = float(wait_until(lambda: region.status.get("true_deliverable_up_w"), 15, "the region's truth"))
+    record.true_deliverable_w = float(
+        wait_until(lambda: region.status.get("true_deliverable_up_w"), 15, "the region's truth")
+    )
     record.dispatchable_w = float(status["dispatchable_capacity_kw"] or 0.0) * 1e3
     record.target_w = round(CALL_FRAC * record.true_deliverable_w, -3)
     record.ramp_s, record.hold_start_s, record.hold_end_s = RAMP_S, RAMP_S, EVENT_S - RAMP_S
@@ -189,7 +195,9 @@ def _follow(client: OperatorClient, dispatch: dict[str, Any], region: RegionProc
             target_mw=f"{shown.get('target_kw', 0) / 1e3:.2f}",
             estimate_mw=f"{shown.get('delivered_kw', 0) / 1e3:.2f} +- {shown.get('delivered_sd_kw', 0) / 1e3:.2f}",
             region_meters_mw=f"{region.status.get('true_delivered_w', 0) / 1e6:.2f}",
-            funnel=" > ".join(f"{funnel.get(step, 0)} {step}" for step in ("targeted", "sent", "acknowledged", "moving", "delivered")),
+            funnel=" > ".join(
+                f"{funnel.get(step, 0)} {step}" for step in ("targeted", "sent", "acknowledged", "moving", "delivered")
+            ),
         )
         if at_s > EVENT_S + 5.0:
             return
@@ -206,7 +214,9 @@ def _stage(at_s: float) -> str:
 
 def _keep(plant: PlantProcess, region: RegionProcess, console: Console) -> None:
     facts = plant.run_facts() or {}
-    console.print(f"The plant stays up: API {facts.get('api_url')}, key in {plant.data_dir / 'admin.key'}. Ctrl-C ends it.")
+    console.print(
+        f"The plant stays up: API {facts.get('api_url')}, key in {plant.data_dir / 'admin.key'}. Ctrl-C ends it."
+    )
     try:
         plant.process.wait()
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ def hold_energy_error_frac(record: DemoRecord) -> float:
 
 
 def hold_intervals_within_frac(record: DemoRecord) -> float:
-    """Return the share of the hold's intervals in which true power is within 5 % of the target; NaN without intervals."""
+    """Return the share of the hold's intervals with true power within 5 % of the target; NaN without intervals."""
     powers_w = _within(record.true, record.hold_start_s, record.hold_end_s)
     if not powers_w or record.target_w == 0:
         return float("nan")
@@ -56,7 +56,9 @@ def judge(record: DemoRecord, *, is_log_whole: bool, n_acknowledged_lost: int) -
             f"at least {DISPATCHABLE_MIN_FRAC:.0%}, at most 100 %",
             DISPATCHABLE_MIN_FRAC <= promised_frac <= 1.0,
         ),
-        Check("limits, opt-outs, expiries and epochs broken (the region's ledger)", named or "0", "0", n_violations == 0),
+        Check(
+            "limits, opt-outs, expiries and epochs broken (the region's ledger)", named or "0", "0", n_violations == 0
+        ),
         Check("readings acknowledged and lost", str(n_acknowledged_lost), "0", n_acknowledged_lost == 0),
         Check(
             "event log re-hashed",

@@ -20,7 +20,7 @@ from unisono.base.errors import Conflict, DamagedRecord
 from unisono.base.instants import NS_PER_S
 from unisono.store.history import manifest, rollup
 from unisono.store.history.files import FileWriter, Place, WrittenFile, device_nos_of, read_device_range, sorted_table
-from unisono.store.history.kinds import KINDS, NS_PER_DAY, ROLLUP_15MIN, Kind
+from unisono.store.history.kinds import KINDS, NS_PER_DAY, ROLLUP_15MIN, Kind, date_of
 from unisono.store.history.manifest import ManifestFile
 from unisono.store.history.objects import ObjectStore
 
@@ -48,19 +48,19 @@ class Step:
 
     kind: Kind
     shard: int
-    day: str
+    day: int
     files: tuple[ManifestFile, ...]
 
 
 def next_step(
-    connection: Connection, now_ns: int, policy: CompactionPolicy, skip: frozenset[tuple[str, int, str]] = frozenset()
+    connection: Connection, now_ns: int, policy: CompactionPolicy, skip: frozenset[tuple[str, int, int]] = frozenset()
 ) -> Step | None:
     """Return what to merge next, the oldest day first; None when all is well. ``skip``: (kind, shard, day) left alone."""
     for kind in KINDS.values():
         for shard, day, n_files, _ in manifest.day_loads(connection, kind):
             if (kind.name, shard, day) in skip:
                 continue
-            day_end_ns = (int(np.datetime64(day, "D").astype(np.int64)) + 1) * NS_PER_DAY
+            day_end_ns = (day + 1) * NS_PER_DAY
             is_complete = now_ns >= day_end_ns + round(policy.grace_s * NS_PER_S)
             if not is_complete and n_files <= policy.open_files_max:
                 continue
@@ -86,8 +86,7 @@ def merge_files(store: ObjectStore, step: Step) -> WrittenFile:
         if store.digest(file.path) != (file.sha256, file.n_bytes):
             raise DamagedRecord(f"history file {file.path}", "its digest is not the manifest's")
     mark = hashlib.sha256("".join(file.sha256 for file in step.files).encode()).hexdigest()[:16]
-    day = int(np.datetime64(step.day, "D").astype(np.int64))
-    with FileWriter(store, Place(step.kind, step.shard, day, -1, -1, mark)) as writer:
+    with FileWriter(store, Place(step.kind, step.shard, step.day, -1, -1, mark)) as writer:
         for first, end in _device_ranges(store, step.files):
             parts = [read_device_range(store, step.kind, file.path, first, end) for file in step.files]
             writer.add(_in_one(step.kind, pa.concat_tables(parts)))
@@ -99,7 +98,7 @@ def commit_merge(connection: Connection, step: Step, written: WrittenFile, now_n
     file_no = manifest.add(connection, written, now_ns)
     n_retired = manifest.retire(connection, [file.file_no for file in step.files], now_ns, replaced_by=file_no)
     if n_retired != len(step.files):
-        raise Conflict("history files", step.day, "were merged or retired by someone else meanwhile")
+        raise Conflict("history files", date_of(step.day), "were merged or retired by someone else meanwhile")
 
 
 def _in_one(kind: Kind, table: pa.Table) -> pa.Table:

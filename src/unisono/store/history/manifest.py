@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from unisono.store.history.files import WrittenFile
-from unisono.store.history.kinds import Kind, date_of, day_of
+from unisono.store.history.kinds import Kind, day_of
 from unisono.store.tables.records import HISTORY_FILE
 
 _FILE: Final = HISTORY_FILE.c
@@ -22,7 +22,8 @@ class ManifestFile:
     file_no: int
     kind: str
     shard: int
-    day: str
+    # UTC day, counted from 1970-01-01.
+    day: int
     path: str
     n_rows: int
     n_bytes: int
@@ -51,7 +52,7 @@ def add(connection: Connection, file: WrittenFile, now_ns: int) -> int:
     statement = insert(HISTORY_FILE).values(
         kind=file.kind,
         shard=file.shard,
-        day=date_of(file.day),
+        day=file.day,
         path=file.path,
         n_rows=file.n_rows,
         n_bytes=file.n_bytes,
@@ -89,9 +90,9 @@ def live(
     if shard is not None:
         where.append(_FILE.shard == shard)
     if start_ns is not None:
-        where += [_FILE.day >= date_of(day_of(start_ns)), _FILE.at_last_ns >= start_ns]
+        where += [_FILE.day >= day_of(start_ns), _FILE.at_last_ns >= start_ns]
     if end_ns is not None:
-        where += [_FILE.day <= date_of(day_of(end_ns - 1)), _FILE.at_first_ns < end_ns]
+        where += [_FILE.day <= day_of(end_ns - 1), _FILE.at_first_ns < end_ns]
     rows = connection.execute(select(*_COLUMNS).where(*where).order_by(_FILE.day, _FILE.file_no))
     return [_file(row) for row in rows]
 
@@ -104,7 +105,7 @@ def all_live(connection: Connection) -> list[ManifestFile]:
 
 def older_than(connection: Connection, kind: Kind, before_day: int) -> list[ManifestFile]:
     """Return a kind's live files of days before ``before_day``."""
-    where = (_FILE.kind == kind.name, _FILE.retired_at_ns.is_(None), _FILE.day < date_of(before_day))
+    where = (_FILE.kind == kind.name, _FILE.retired_at_ns.is_(None), _FILE.day < before_day)
     return [_file(row) for row in connection.execute(select(*_COLUMNS).where(*where).order_by(_FILE.file_no))]
 
 
@@ -125,7 +126,14 @@ def known_paths(connection: Connection) -> set[str]:
     return set(connection.execute(select(_FILE.path)).scalars())
 
 
-def day_loads(connection: Connection, kind: Kind) -> list[tuple[int, str, int, int]]:
+def through_ns(connection: Connection, kind: Kind) -> int:
+    """Return the newest instant that a live file of the kind holds, by its day's column; -1 when there is none."""
+    newest = select(func.max(_FILE.at_last_ns)).where(_FILE.kind == kind.name, _FILE.retired_at_ns.is_(None))
+    found = connection.execute(newest).scalar_one()
+    return -1 if found is None else int(found)
+
+
+def day_loads(connection: Connection, kind: Kind) -> list[tuple[int, int, int, int]]:
     """Return (shard, day, number of live files, their rows) for each day that has more than one file."""
     statement = (
         select(_FILE.shard, _FILE.day, func.count(), func.sum(_FILE.n_rows))

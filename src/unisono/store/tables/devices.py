@@ -17,8 +17,8 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    text as literal,
 )
-from sqlalchemy import text as literal
 
 from unisono.store.tables.metadata import METADATA, effective, instant, number, organisation, text, unique_reference
 

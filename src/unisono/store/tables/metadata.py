@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Integer, MetaData, Text
-from sqlalchemy import text as literal
+from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Integer, MetaData, Text, text as literal
 
 # Names that the error translation shows to people and that migrations can refer to.
 METADATA: Final = MetaData(

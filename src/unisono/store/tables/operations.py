@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, SmallInteger, Table, Text
-from sqlalchemy import text as literal
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    text as literal,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from unisono.store.tables.metadata import METADATA, instant, organisation, text

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
-from sqlalchemy import text as literal
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text, text as literal
 
 from unisono.store.tables.metadata import METADATA, effective, instant, number, organisation, text, unique_reference
 

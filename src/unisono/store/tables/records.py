@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, SmallInteger, Table, Text
-from sqlalchemy import text as literal
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    text as literal,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from unisono.store.tables.metadata import METADATA, instant, text
@@ -39,8 +50,8 @@ HISTORY_FILE: Final = Table(
     # readings, acks, commands, rollup_15min, outcomes, ...
     text("kind", None),
     Column("shard", SmallInteger, nullable=False),
-    # UTC day, counted from 1970-01-01
-    Column("day", Integer, nullable=False),
+    # UTC day, YYYY-MM-DD
+    text("day", None),
     text("path", None, unique=True),
     Column("n_rows", BigInteger, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),

@@ -25,7 +25,7 @@ CREATE TABLE history_file (
     file_no BIGSERIAL NOT NULL,
     kind TEXT NOT NULL,
     shard SMALLINT NOT NULL,
-    day INTEGER NOT NULL,
+    day TEXT NOT NULL,
     path TEXT NOT NULL,
     n_rows BIGINT NOT NULL,
     n_bytes BIGINT NOT NULL,

@@ -1,0 +1,68 @@
+"""Who calls: a bearer key, looked up at each request, so that a revoked one ends at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from unisono.api.context import ApiContext, context_of
+from unisono.api.problems import Unauthenticated
+from unisono.base.errors import Forbidden
+from unisono.store import keys
+
+# What a key may do; ``admin`` manages the keys of its own organisation and does not imply the others.
+SCOPES: Final = ("read", "enrol", "dispatch", "admin")
+# The organisation of the platform's operator, by its name; only its admin keys see and make other organisations.
+OPERATOR_NAME: Final = "operator"
+# Longer tokens are none of ours (47 characters); hashing a header of 64 kB would only be work for an attacker.
+TOKEN_CHARS_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The organisation and key behind a request."""
+
+    organisation_id: str
+    key_id: str
+    name: str
+    scopes: frozenset[str]
+
+
+async def caller_of_token(context: ApiContext, token: str) -> Caller:
+    """Return the caller behind a token that is good now."""
+    if len(token) > TOKEN_CHARS_MAX or not token.isascii():
+        raise Unauthenticated("is no key of this service")
+    key = await context.run(lambda connection: keys.find(connection, token))
+    if key is None:
+        raise Unauthenticated("is no key of this service")
+    refusal = key.refusal(context.clock.wall_ns())
+    if refusal:
+        raise Unauthenticated(f"this key is {refusal}")
+    return Caller(key.organisation_id, key.key_id, key.name, frozenset(key.scopes))
+
+
+_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="Authorization: Bearer uni_...")
+
+
+async def caller_with(
+    request: Request,
+    needed: SecurityScopes,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> Caller:
+    """Return the caller if the key is good now and holds every needed scope."""
+    if credentials is None:
+        raise Unauthenticated("needs the header Authorization: Bearer <key>")
+    caller = await caller_of_token(context_of(request), credentials.credentials)
+    for scope in needed.scopes:
+        if scope not in caller.scopes:
+            raise Forbidden(f"scope {scope}")
+    return caller
+
+
+Reader = Annotated[Caller, Security(caller_with, scopes=["read"])]
+Enroller = Annotated[Caller, Security(caller_with, scopes=["enrol"])]
+Dispatcher = Annotated[Caller, Security(caller_with, scopes=["dispatch"])]
+Admin = Annotated[Caller, Security(caller_with, scopes=["admin"])]

@@ -1,0 +1,170 @@
+"""A client of a foreign MQTT 3.1.1 or 5 broker; what it acknowledges to gateways binds the broker, not us.
+
+So batches carry the gateway's sequence and are answered by ``{"through_seq": n}`` when they are kept; single readings
+carry no promise on this link. Who may publish as which gateway is for the broker's access rules to hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import gmqtt
+from gmqtt.mqtt.constants import MQTTv50, MQTTv311
+
+from unisono.base.clock import Clock
+from unisono.base.errors import Unavailable
+from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
+from unisono.links.identity import GatewayEntry
+from unisono.links.reception import Arrived, Reception
+from unisono.wire.frames import Frame, Renewal, encode
+from unisono.wire.receipts import encode_receipt
+from unisono.wire.topics import Down, Up, down_topic, parse_up
+
+log = logging.getLogger(__name__)
+
+MANIFEST: Final = Manifest(
+    name="mqtt_client",
+    title="MQTT through a foreign broker",
+    protocol="MQTT 3.1.1 or 5",
+    unit_of_field=UNIT_OF_FIELD,
+    sign=Sign.INTO_GRID,
+    quality=Quality.DEVICE,
+    promise_of_way={"single": Promise.NONE, "batch": Promise.RECEIPT_IS_KEPT},
+    command_way=CommandWay.PUSHED,
+    telemetry_period_min_s=1.0,
+    command_latency_s=0.1,
+    command_latency_worst_s=2.0,
+)
+
+TOPICS: Final = (f"u/+/+/{Up.TELEMETRY}", f"u/+/{Up.BATCH}", f"u/+/{Up.PACKED}", f"u/+/{Up.ACKS}")
+# Some 100 s of 1,000 messages/s while our stream is away; beyond it the oldest go, which gateways repeat unreceipted.
+WAITING_MAX: Final = 100_000
+TICK_S: Final = 0.1
+RETRY_S: Final = 0.5
+RECONNECT_S: Final = 1.0
+KEEP_ALIVE_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class MqttClientSettings:
+    """The broker and our login there; ``version`` 4 is MQTT 3.1.1, 5 is MQTT 5."""
+
+    host: str
+    port: int
+    client_id: str
+    user: str = ""
+    password: str = ""
+    version: int = 5
+    is_tls: bool = False
+
+
+class MqttClientLink:
+    """One connection to the broker; only one front runs it (two would each bring every reading)."""
+
+    def __init__(
+        self, settings: MqttClientSettings, reception: Reception, intake: Intake, *, clock: Clock, name: str = "mqtt_client"
+    ) -> None:
+        self.manifest = replace(MANIFEST, name=name)
+        self._settings = settings
+        self._reception = reception
+        self._intake = intake
+        self._clock = clock
+        self._waiting: deque[Arrived] = deque(maxlen=WAITING_MAX)
+        self.n_dropped = 0
+        self._client = self._new_client()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker has us."""
+        return bool(self._client.is_connected)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._stay_connected(), name="connection")
+                tasks.create_task(self._drain(), name="drain")
+        finally:
+            if self._client.is_connected:
+                await self._client.disconnect()
+
+    async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
+        """Publish it at QoS 1, not retained: nobody may find an old command there."""
+        what = Down.FRAME if isinstance(message, Frame) else Down.RENEWAL
+        return Handed.SENT if self._publish(gateway.gateway_id, what, encode(message)) else Handed.UNREACHABLE
+
+    def _new_client(self) -> gmqtt.Client:
+        settings = self._settings
+        client = gmqtt.Client(settings.client_id, clean_session=False)
+        if settings.user:
+            client.set_auth_credentials(settings.user, settings.password)
+        client.set_config({"reconnect_retries": -1, "reconnect_delay": RECONNECT_S})
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    async def _stay_connected(self) -> None:
+        settings = self._settings
+        version = MQTTv50 if settings.version == 5 else MQTTv311
+        tls: ssl.SSLContext | bool = ssl.create_default_context() if settings.is_tls else False
+        was_refused = False
+        while True:
+            try:
+                await self._client.connect(
+                    settings.host, settings.port, ssl=tls, keepalive=KEEP_ALIVE_S, version=version
+                )
+            except (OSError, gmqtt.client.MQTTConnectError, TimeoutError) as wrong:
+                if not was_refused:
+                    log.warning("broker %s:%d: %s", settings.host, settings.port, wrong)
+                was_refused = True
+                await asyncio.sleep(RECONNECT_S)
+            else:
+                # From here on the client library reconnects by itself.
+                await asyncio.Event().wait()
+
+    def _on_connect(self, client: gmqtt.Client, flags: int, code: int, properties: Any) -> None:
+        log.info("broker %s:%d has us", self._settings.host, self._settings.port)
+        client.subscribe([gmqtt.Subscription(topic, qos=1) for topic in TOPICS])
+
+    def _on_disconnect(self, client: gmqtt.Client, packet: Any, exc: Exception | None = None) -> None:
+        log.warning("broker %s:%d lost: %s", self._settings.host, self._settings.port, exc)
+
+    def _on_message(self, client: gmqtt.Client, topic: str, payload: bytes, qos: int, properties: Any) -> int:
+        name = parse_up(topic, "/")
+        if name is not None:
+            if len(self._waiting) == WAITING_MAX:
+                self.n_dropped += 1
+            self._waiting.append((name, bytes(payload)))
+        return 0
+
+    async def _drain(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            arrived = list(self._waiting)
+            self._waiting.clear()
+            if arrived:
+                await self._take(arrived)
+
+    async def _take(self, arrived: list[Arrived]) -> None:
+        for received in self._reception.receive(arrived, self._clock.wall_ns()):
+            while len(received.batch):
+                try:
+                    await self._intake.keep(received.batch)
+                except Unavailable:
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    break
+            if received.receipt_seq >= 0:
+                self._publish(received.gateway_id, Down.RECEIPT, encode_receipt(received.receipt_seq))
+
+    def _publish(self, gateway_id: str, what: Down, payload: bytes) -> bool:
+        if not self._client.is_connected:
+            return False
+        self._client.publish(down_topic(gateway_id, what), payload, qos=1)
+        return True

@@ -1,0 +1,183 @@
+"""The device side of the command contract, as kernels over columns: epochs, sequences, leases, refusals, fallback.
+
+A gateway drops frames of a lower epoch than it has seen; a device drops what it has seen (and answers again), anything
+past its expiry, and what it cannot or will not do. A lease's ttl runs on the device's own monotonic clock from receipt;
+when it is over the device falls back by itself. A renewal grants every lease with seq <= its own another ttl.
+
+``lease[fact, row]`` and ``command[fact, i]`` are int64 tables; the names below are their facts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.base.kernel import kernel
+from unisono.model.technology import AckCode, CommandKind, Fallback
+
+Whole = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+(NEWEST_SEQ, NEWEST_EPOCH, LAST_CODE, IS_HELD, HAS_BEGUN, SEQ, EPOCH, START_NS, END_NS, TTL_NS, FALLBACK, GRANTED_NS) = range(12)
+N_LEASE = 12
+(C_ROW, C_GATEWAY, C_EPOCH, C_SEQ, C_KIND, C_FALLBACK, C_START_NS, C_EXPIRES_NS, C_TTL_NS, C_AT_NS) = range(10)
+N_COMMAND = 10
+(E_AT_NS, E_ROW, E_SEQ, E_EPOCH, E_WHAT, E_EXPIRES_NS) = range(6)
+N_EVENT = 6
+
+BEGAN, EXPIRED, RELEASED, OPTED_OUT = 1, 2, 3, 4
+NO_ANSWER = 255
+
+# Traits of a device, as bits.
+DOES_NOTHING, FROZEN, WRONG_SIGN, REFUSES, MUTE, OVER_DELIVERS, OPTS_OUT = 1, 2, 4, 8, 16, 32, 64
+
+_ACCEPTED, _BOUNDS, _OPT_OUT = int(AckCode.ACCEPTED), int(AckCode.REFUSED_BOUNDS), int(AckCode.REFUSED_OPT_OUT)
+_OVERRIDE, _UNSUPPORTED = int(AckCode.REFUSED_LOCAL_OVERRIDE), int(AckCode.REFUSED_UNSUPPORTED)
+_EXPIRED, _OLD_EPOCH = int(AckCode.REFUSED_EXPIRED), int(AckCode.REFUSED_OLD_EPOCH)
+_UNREACHABLE, _OTHER = int(AckCode.UNREACHABLE), int(AckCode.REFUSED_OTHER)
+_SETPOINT, _RELEASE = int(CommandKind.POWER_SETPOINT), int(CommandKind.RELEASE)
+_ZERO, _HOLD = int(Fallback.ZERO_POWER), int(Fallback.HOLD)
+# A setpoint this far beyond the nameplate is out of bounds (rounding to whole watts is not).
+_BOUNDS_SLACK = 1.005
+
+
+@kernel("void(i8[:,::1], i8[:,::1], f8[::1], i8[:,::1], f8[::1], f8[::1], f8[::1], u1[::1], b1[::1], b1[::1], i8[::1], i8, u1[::1], i8[::1])")
+def receive(
+    lease: Whole,
+    command: Whole,
+    command_w: Floats,
+    epochs: Whole,
+    value_w: Floats,
+    power_min_w: Floats,
+    power_max_w: Floats,
+    trait: NDArray[np.uint8],
+    is_reachable: NDArray[np.bool_],
+    is_connected: NDArray[np.bool_],
+    own_clock_ns: Whole,
+    mono_ns: int,
+    code: NDArray[np.uint8],
+    answered_seq: Whole,
+) -> None:
+    """Take in commands in order of arrival; fill ``code`` (NO_ANSWER: nobody answers) and the seq that is answered.
+
+    ``epochs[0, gateway]`` is the highest epoch a gateway has seen; ``own_clock_ns[row]`` the device's monotonic clock.
+    """
+    for j in range(command.shape[1]):
+        i, gateway, epoch, seq = command[C_ROW, j], command[C_GATEWAY, j], command[C_EPOCH, j], command[C_SEQ, j]
+        answered_seq[j] = seq
+        if epoch < epochs[0, gateway]:
+            code[j] = _OLD_EPOCH
+            continue
+        epochs[0, gateway] = epoch
+        if command[C_AT_NS, j] > command[C_EXPIRES_NS, j]:
+            code[j] = _EXPIRED
+            continue
+        if not is_reachable[i]:
+            code[j] = _UNREACHABLE
+            continue
+        if epoch == lease[NEWEST_EPOCH, i] and seq <= lease[NEWEST_SEQ, i]:
+            # Seen before: answer again for the newest.
+            code[j] = lease[LAST_CODE, i]
+            answered_seq[j] = lease[NEWEST_SEQ, i]
+        else:
+            kind = command[C_KIND, j]
+            answer = _ACCEPTED
+            if kind == _RELEASE:
+                answer = _ACCEPTED
+            elif trait[i] & OPTS_OUT:
+                answer = _OPT_OUT
+            elif trait[i] & REFUSES:
+                answer = _OVERRIDE
+            elif kind != _SETPOINT:
+                answer = _UNSUPPORTED
+            elif command_w[j] > power_max_w[i] * _BOUNDS_SLACK + 1.0 or command_w[j] < power_min_w[i] * _BOUNDS_SLACK - 1.0:
+                answer = _BOUNDS
+            elif not is_connected[i]:
+                answer = _OTHER
+            lease[NEWEST_EPOCH, i], lease[NEWEST_SEQ, i], lease[LAST_CODE, i] = epoch, seq, answer
+            code[j] = answer
+            if answer == _ACCEPTED:
+                if kind == _RELEASE:
+                    lease[END_NS, i] = own_clock_ns[i]
+                    lease[FALLBACK, i] = 0
+                    lease[SEQ, i] = seq
+                else:
+                    lease[IS_HELD, i], lease[HAS_BEGUN, i] = 1, 0
+                    lease[SEQ, i], lease[EPOCH, i] = seq, epoch
+                    lease[START_NS, i], lease[TTL_NS, i] = command[C_START_NS, j], command[C_TTL_NS, j]
+                    lease[END_NS, i] = own_clock_ns[i] + command[C_TTL_NS, j]
+                    lease[FALLBACK, i] = command[C_FALLBACK, j]
+                    lease[GRANTED_NS, i] = mono_ns
+                    value_w[i] = command_w[j]
+        if trait[i] & MUTE:
+            code[j] = NO_ANSWER
+
+
+@kernel("u1(i8[:,::1], i8[:,::1], i8[::1], b1[::1], i8[::1], i8, i8, i8, b1, i8)")
+def renew(
+    lease: Whole,
+    epochs: Whole,
+    rows: Whole,
+    is_reachable: NDArray[np.bool_],
+    own_clock_ns: Whole,
+    gateway: int,
+    epoch: int,
+    through_seq: int,
+    is_expired: bool,
+    mono_ns: int,
+) -> int:
+    """Grant each unexpired lease of the gateway's reachable ``rows`` another ttl of its own; return the AckCode."""
+    if epoch < epochs[0, gateway]:
+        return _OLD_EPOCH
+    epochs[0, gateway] = epoch
+    if is_expired:
+        return _EXPIRED
+    for at in range(rows.size):
+        i = rows[at]
+        if not is_reachable[i] or lease[IS_HELD, i] == 0 or lease[EPOCH, i] != epoch:
+            continue
+        if lease[SEQ, i] <= through_seq and own_clock_ns[i] < lease[END_NS, i]:
+            lease[END_NS, i] = own_clock_ns[i] + lease[TTL_NS, i]
+            lease[GRANTED_NS, i] = mono_ns
+    return _ACCEPTED
+
+
+@kernel("i8(i8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], u1[::1], i8[::1], i8, i8[:,::1])")
+def settle(
+    lease: Whole,
+    value_w: Floats,
+    commanded_w: Floats,
+    twin_w: Floats,
+    power_min_w: Floats,
+    power_max_w: Floats,
+    trait: NDArray[np.uint8],
+    own_clock_ns: Whole,
+    wall_ns: int,
+    event: Whole,
+) -> int:
+    """Begin what is to begin, end what has run out; write ``commanded_w`` and the events; return their number."""
+    n = 0
+    for i in range(commanded_w.size):
+        if lease[IS_HELD, i] == 0:
+            continue
+        opted_out = trait[i] & OPTS_OUT
+        if own_clock_ns[i] >= lease[END_NS, i] or opted_out:
+            lease[IS_HELD, i] = 0
+            fallback = lease[FALLBACK, i]
+            if opted_out or fallback != _HOLD:
+                commanded_w[i] = 0.0 if fallback == _ZERO and not opted_out else np.nan
+            what = OPTED_OUT if opted_out else (RELEASED if lease[LAST_CODE, i] == 0 and lease[SEQ, i] != event[E_SEQ, i] else EXPIRED)
+            n = _note(event, n, wall_ns, i, lease, what)
+            continue
+        if lease[START_NS, i] > wall_ns:
+            continue
+        if lease[HAS_BEGUN, i] == 0:
+            lease[HAS_BEGUN, i] = 1
+            n = _note(event, n, wall_ns, i, lease, BEGAN)
+        if trait[i] & DOES_NOTHING:
+            continue
+        wanted = value_w[i]
+        if trait[i] & OVER_DELIVERS:
+            wanted = min(power_max_w[i], max(power_min_w[i], wanted + 0.15 * (wanted - twin_w[i])))
+        commanded_w[i] = wanted
+    return n
