@@ -1,8 +1,8 @@
-"""What the API is given: the database, the bus, the picture, a clock, entropy; and the bounded way to block."""
+"""What the API is given: the database, the bus, the picture, a clock; and the bounded way to block."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Protocol, TypeVar
@@ -15,7 +15,6 @@ from starlette.types import ASGIApp
 
 from unisono.base.clock import Clock
 from unisono.base.errors import TooMany
-from unisono.base.ids import new_id
 from unisono.services.picture import Asker, Picture
 from unisono.store.database import Database
 
@@ -60,14 +59,14 @@ class ApiContext:
     bus: Bus
     picture: Picture
     clock: Clock
-    # Random bytes for ids and secrets; production gives os.urandom.
-    entropy: Callable[[int], bytes]
     version: str
     # Raw ASGI app for telemetry push and command fetching; None: not served here.
     telemetry: ASGIApp | None = None
     history: HistoryReader | None = None
     instance: str = "web"
-    job_news: threading.Event = field(default_factory=threading.Event)
+    # Set when a job was queued, so that the worker need not wait for its next look.
+    job_news: asyncio.Event = field(default_factory=asyncio.Event)
+    n_streams: int = 0
     _limiter: anyio.CapacityLimiter | None = None
     _n_waiting: int = 0
 
@@ -91,10 +90,6 @@ class ApiContext:
             return await anyio.to_thread.run_sync(work, limiter=self._limiter)
         finally:
             self._n_waiting -= 1
-
-    def new_id(self, kind: str) -> str:
-        """Return a new id of that kind."""
-        return new_id(kind, self.clock.wall_ns(), self.entropy(10))
 
 
 def context_of(request: Request) -> ApiContext:

@@ -14,6 +14,10 @@ from unisono.base.units import kw_of_w, kwh_of_wh
 from unisono.model.technology import AckCode, Lifecycle, ReferenceMethod, Technology, Trust
 from unisono.model.totals import DeviceState
 from unisono.services.picture import PortfolioPicture, count_of_trust
+from unisono.store.devices import StoredDevice
+from unisono.store.gateways import GatewayRow
+from unisono.store.keys import ApiKey
+from unisono.store.portfolios import Portfolio
 
 Row = Mapping[str, Any]
 
@@ -23,17 +27,17 @@ BASIS = (
 )
 
 
-def portfolio(row: Row) -> portfolios.Portfolio:
+def portfolio(found: Portfolio) -> portfolios.Portfolio:
     """Return a portfolio's record."""
     return portfolios.Portfolio(
-        portfolio_id=row["portfolio_id"], portfolio_no=row["portfolio_no"], name=row["name"], purpose=row["purpose"],
-        created_at=instant_text(row["created_ns"]), n_devices=row["n_devices"],
-        status_url=f"/v1/vpp/portfolios/{row['portfolio_id']}/status",
+        portfolio_id=found.portfolio_id, portfolio_no=found.portfolio_no, name=found.name, purpose=found.purpose,
+        partner_reference=found.partner_reference or None, created_at=instant_text(found.created_ns),
+        n_devices=found.n_devices, status_url=f"/v1/vpp/portfolios/{found.portfolio_id}/status",
     )  # fmt: skip
 
 
 def portfolio_status(
-    row: Row, enrolled: Sequence[Row], points: Sequence[Row], picture: PortfolioPicture
+    portfolio_id: str, enrolled: Sequence[Row], points: Sequence[Row], picture: PortfolioPicture
 ) -> portfolios.PortfolioStatus:
     """Return the status: enrolment from the records, power and trust from realtime's picture."""
     by_technology = _enrolled_by_technology(enrolled)
@@ -45,7 +49,7 @@ def portfolio_status(
     n_devices = sum(by_lifecycle.values())
     levels = ("commanded", "acknowledged", "reported", "measured")
     return portfolios.PortfolioStatus(
-        portfolio_id=row["portfolio_id"],
+        portfolio_id=portfolio_id,
         as_of=instant_text(picture.as_of_ns),
         age_s=None if picture.age_s is None else round(picture.age_s, 3),
         stale=bool(picture.stale_reason),
@@ -74,37 +78,36 @@ def portfolio_status(
     )
 
 
-def device(row: Row) -> fleet.Device:
+def device(found: StoredDevice) -> fleet.Device:
     """Return a device's record."""
-    return fleet.Device(**_device_fields(row))
+    return fleet.Device(**_device_fields(found))
 
 
 def device_detail(
-    row: Row, portfolio_ids: list[str], state: DeviceState | None, missing_reason: str | None
+    found: StoredDevice, portfolio_ids: list[str], state: DeviceState | None, missing_reason: str | None
 ) -> fleet.DeviceDetail:
     """Return a device's record with ratings, limits and, when there is one, its present picture."""
+    ratings, limits = found.record.ratings, found.record.limits
     return fleet.DeviceDetail(
-        **_device_fields(row),
+        **_device_fields(found),
         ratings={
-            "ramp_kw_per_s": kw(row["ramp_w_per_s"]),
-            "min_power_kw": kw(row["power_step_min_w"]),
-            **{
-                name: _plain(row[name])
-                for name in (
-                    "charge_efficiency_frac", "discharge_efficiency_frac", "is_on_off", "min_on_s", "min_off_s",
-                    "notice_s", "duration_max_s", "rebound_frac", "telemetry_period_s", "command_latency_s",
-                    "command_ttl_s",
-                )  # fmt: skip
-            },
+            "ramp_kw_per_s": kw(ratings.ramp_w_per_s),
+            "min_power_kw": kw(ratings.power_step_min_w),
+            **_plain_fields(ratings, (
+                "charge_efficiency_frac", "discharge_efficiency_frac", "is_on_off", "min_on_s", "min_off_s",
+                "notice_s", "duration_max_s", "rebound_frac",
+            )),
+            **_plain_fields(found.record, ("telemetry_period_s", "command_latency_s", "command_ttl_s")),
         },
         limits={
-            name: _plain(row[name])
-            for name in ("soc_reserve_frac", "soc_max_frac", "comfort_low_degc", "comfort_high_degc")
+            **_plain_fields(limits, ("soc_reserve_frac", "soc_max_frac", "comfort_low_degc", "comfort_high_degc")),
+            "site_export_limit_kw": kw(found.record.export_limit_w),
+            "site_import_limit_kw": kw(0.0 - found.record.import_limit_w),
         },
         portfolios=portfolio_ids,
         now=None if state is None else device_now(state),
         now_missing_reason=missing_reason,
-    )
+    )  # fmt: skip
 
 
 def device_now(state: DeviceState) -> fleet.DeviceNow:
@@ -144,20 +147,21 @@ def site(row: Row) -> fleet.Site:
     )  # fmt: skip
 
 
-def gateway(row: Row) -> fleet.Gateway:
+def gateway(found: GatewayRow) -> fleet.Gateway:
     """Return a gateway's record, without any secret."""
+    record = found.record
     return fleet.Gateway(
-        gateway_id=row["gateway_id"], gateway_no=row["gateway_no"], partner_reference=row["partner_reference"] or None,
-        link=row["link"], vendor=row["vendor"], is_revoked=row["is_revoked"], n_devices=row["n_devices"],
+        gateway_id=record.gateway_id, gateway_no=record.gateway_no, link=record.link, vendor=record.vendor,
+        partner_reference=found.partner_reference or None, is_revoked=record.is_revoked, n_devices=found.n_devices,
     )  # fmt: skip
 
 
-def key(row: Row) -> admin.Key:
+def key(found: ApiKey) -> admin.Key:
     """Return an API key's record, without its secret."""
     return admin.Key(
-        key_id=row["key_id"], organisation_id=row["organisation_id"], name=row["name"], scopes=list(row["scopes"]),
-        created_at=instant_text(row["created_ns"]), expires_at=instant_text(row["expires_at_ns"]),
-        revoked_at=instant_text(row["revoked_at_ns"]),
+        key_id=found.key_id, organisation_id=found.organisation_id, name=found.name, scopes=list(found.scopes),
+        created_at=instant_text(found.created_ns), expires_at=instant_text(found.expires_at_ns),
+        revoked_at=instant_text(found.revoked_at_ns),
     )  # fmt: skip
 
 
@@ -189,9 +193,17 @@ def job(row: Row) -> admin.Job:
     )  # fmt: skip
 
 
-def sse_status(row: Row, picture: PortfolioPicture) -> dict[str, Any]:
+def event(row: Row) -> portfolios.EventEntry:
+    """Return an entry of the event log."""
+    return portfolios.EventEntry(
+        seq=row["seq"], at=instant_text(row["at_ns"]), kind=row["kind"], portfolio_id=row["portfolio_id"],
+        subject_id=row["subject_id"], body=row["body"], hash=bytes(row["hash"]).hex(),
+    )  # fmt: skip
+
+
+def sse_status(portfolio_id: str, picture: PortfolioPicture) -> dict[str, Any]:
     """Return what a portfolio's live stream tells each cycle: the picture alone, without the records."""
-    status = portfolio_status(row, [], [], picture).model_dump()
+    status = portfolio_status(portfolio_id, [], [], picture).model_dump()
     for name in ("enrolled_by_technology", "enrolled_kw", "enrolled_kwh", "by_lifecycle", "interconnect", "n_devices"):
         status.pop(name)
     if picture.totals is not None:
@@ -204,15 +216,15 @@ def json_of(body: object) -> bytes:
     return msgspec.json.encode(body)
 
 
-def _device_fields(row: Row) -> dict[str, Any]:
+def _device_fields(found: StoredDevice) -> dict[str, Any]:
+    record = found.record
     return {
-        "device_id": row["device_id"], "device_no": row["device_no"],
-        "partner_reference": row["partner_reference"] or None,
-        "asset_type": Technology(row["technology"]).asset_type, "lifecycle": Lifecycle(row["lifecycle"]).name.lower(),
-        "site_id": row["site_id"], "gateway_id": row["gateway_id"], "vendor": row["vendor"],
-        "max_discharge_kw": kw(row["power_max_w"]),
-        "max_charge_kw": None if row["power_min_w"] is None else kw_of_w(0.0 - row["power_min_w"]),
-        "capacity_kwh": kwh(row["energy_capacity_wh"]),
+        "device_id": record.device_id, "device_no": record.device_no,
+        "partner_reference": found.partner_reference or None,
+        "asset_type": Technology(record.technology).asset_type, "lifecycle": Lifecycle(record.lifecycle).name.lower(),
+        "site_id": record.site_id, "gateway_id": record.gateway_id or None, "vendor": record.vendor,
+        "max_discharge_kw": kw(record.ratings.power_max_w), "max_charge_kw": kw(0.0 - record.ratings.power_min_w),
+        "capacity_kwh": kwh(record.ratings.energy_capacity_wh),
     }  # fmt: skip
 
 
@@ -248,5 +260,10 @@ def _dispatchable_kw(picture: PortfolioPicture, by_lifecycle: Mapping[str, int])
     return None if by_lifecycle.get("active", 0) else 0.0
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain_fields(record: object, names: Sequence[str]) -> dict[str, Any]:
+    """Return fields as JSON can hold them: what is infinite or NaN inside means "none" and is null outside."""
+    values = {name: getattr(record, name) for name in names}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }

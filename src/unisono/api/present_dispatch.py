@@ -23,6 +23,7 @@ from unisono.model import dispatch as model
 from unisono.model.dispatch import DispatchProgress, TargetPoint
 from unisono.model.technology import EventKind
 from unisono.model.totals import PortfolioTotals
+from unisono.store.dispatches import StoredDispatch
 
 Row = Mapping[str, Any]
 
@@ -63,14 +64,17 @@ def target_points(asked: DispatchAsked) -> tuple[TargetPoint, ...]:
     return tuple(TargetPoint(point.start, w_of_kw(point.power_kw)) for point in asked.targets)
 
 
-def model_dispatch(asked: DispatchAsked, portfolio: Row, *, dispatch_id: str, revision: int, now_ns: int) -> model.Dispatch:
+def model_dispatch(
+    asked: DispatchAsked, *, organisation_id: str, portfolio_id: str, portfolio_no: int, dispatch_id: str,
+    revision: int, now_ns: int,
+) -> model.Dispatch:
     """Return the dispatch as it is recorded and sent to the shards."""
     return model.Dispatch(
         dispatch_id=dispatch_id,
         revision=revision,
-        organisation_id=portfolio["organisation_id"],
-        portfolio_id=portfolio["portfolio_id"],
-        portfolio_no=portfolio["portfolio_no"],
+        organisation_id=organisation_id,
+        portfolio_id=portfolio_id,
+        portfolio_no=portfolio_no,
         kind=str(EVENT_KIND_OF_ASKED[asked.kind]),
         start_ns=asked.start,
         end_ns=asked.end,
@@ -102,19 +106,19 @@ def expected_shortfall_kw(asked: DispatchAsked, totals: PortfolioTotals | None) 
     return kw_of_w(worst_w)
 
 
-def dispatch(row: Row) -> Dispatch:
+def dispatch(stored: StoredDispatch) -> Dispatch:
     """Return a dispatch's record in its newest revision."""
-    return Dispatch(**_dispatch_fields(row))
+    return Dispatch(**dispatch_fields(stored.dispatch, stored.state, stored.partner_reference))
 
 
-def dispatch_with_progress(row: Row, progress: Sequence[tuple[DispatchProgress, float]]) -> DispatchWithProgress:
+def dispatch_with_progress(
+    stored: StoredDispatch, progress: Sequence[tuple[DispatchProgress, float]]
+) -> DispatchWithProgress:
     """Return a dispatch with what the newest cycle of each shard knows of it."""
-    fields = _dispatch_fields(row)
-    shown = [one_progress(part, age_s) for part, age_s in progress if part.revision == row["revision"]]
-    if shown and fields["state"] in ("requested", "scheduled"):
-        # The record follows the shards by a second or two; a live cycle of the same revision knows better.
-        fields["state"] = shown[0].state
-    return DispatchWithProgress(**fields, progress=shown)
+    shown = [one_progress(part, age_s) for part, age_s in progress if part.revision == stored.dispatch.revision]
+    # The record follows the shards by a second or two; a live cycle of the same revision knows better.
+    state = shown[0].state if shown and stored.state == "scheduled" else stored.state
+    return DispatchWithProgress(**dispatch_fields(stored.dispatch, state, stored.partner_reference), progress=shown)
 
 
 def one_progress(progress: DispatchProgress, age_s: float | None) -> Progress:
@@ -193,22 +197,24 @@ def _target_errors(asked: DispatchAsked) -> list[InvalidInput]:
     return found
 
 
-def _dispatch_fields(row: Row) -> dict[str, Any]:
-    starts_ns = [point[0] for point in row["targets"]]
-    ends_ns = [*starts_ns[1:], row["end_ns"]]
-    kind = ASKED_OF_EVENT_KIND[row["kind"]]
+def dispatch_fields(kept: model.Dispatch, state: str, partner_reference: str) -> dict[str, Any]:
+    """Return what every answer says of a dispatch."""
+    ends_ns = [*(point.start_ns for point in kept.targets[1:]), kept.end_ns]
+    kind = ASKED_OF_EVENT_KIND[kept.kind]
     return {
-        "dispatch_id": row["dispatch_id"], "portfolio_id": row["portfolio_id"], "revision": row["revision"],
-        "state": row["state"], "kind": kind, "start": format_rfc3339(row["start_ns"]),
-        "end": format_rfc3339(row["end_ns"]),
+        "dispatch_id": kept.dispatch_id, "portfolio_id": kept.portfolio_id, "revision": kept.revision,
+        "state": state, "kind": kind, "start": format_rfc3339(kept.start_ns), "end": format_rfc3339(kept.end_ns),
         "targets": [
-            Target(interval_start=format_rfc3339(int(start_ns)), interval_end=format_rfc3339(int(end_ns)), power_kw=kw_of_w(w))
-            for (start_ns, w), end_ns in zip(row["targets"], ends_ns, strict=True)
+            Target(
+                interval_start=format_rfc3339(point.start_ns), interval_end=format_rfc3339(end_ns),
+                power_kw=kw_of_w(point.power_w),
+            )
+            for point, end_ns in zip(kept.targets, ends_ns, strict=True)
         ],
-        "limit_side": ("export" if row["limit_is_export"] else "import") if kind == "limit_kw" else None,
-        "ramp_s": row["ramp_s"], "policy": row["policy"], "priority": row["priority"], "test": row["is_test"],
-        "reason": row["reason"], "partner_reference": row["partner_reference"] or None,
-        "requested_at": instant_text(row["requested_ns"]), "status_url": f"/v1/vpp/dispatches/{row['dispatch_id']}",
+        "limit_side": ("export" if kept.limit_is_export else "import") if kind == "limit_kw" else None,
+        "ramp_s": kept.ramp_s, "policy": kept.policy, "priority": kept.priority, "test": kept.is_test,
+        "reason": kept.reason, "partner_reference": partner_reference or None,
+        "requested_at": instant_text(kept.requested_ns), "status_url": f"/v1/vpp/dispatches/{kept.dispatch_id}",
     }  # fmt: skip
 
 

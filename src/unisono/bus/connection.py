@@ -65,7 +65,7 @@ def translated(what: str) -> Iterator[None]:
     """Turn the client library's and the socket's exceptions into Unavailable."""
     try:
         yield
-    except (nats.errors.Error, OSError, asyncio.TimeoutError) as wrong:
+    except (nats.errors.Error, OSError, TimeoutError) as wrong:
         raise Unavailable(what, f"{type(wrong).__name__} {wrong}".strip()) from wrong
 
 
@@ -190,7 +190,7 @@ class Bus:
     def durable(
         self, stream: str, subject: str, name: str, *, ack_through: bool = False, ack_wait_s: float = 30.0
     ) -> Durable:
-        """Return a named place in a stream that the server remembers; what was fetched and not acknowledged comes again.
+        """Return a named place in a stream, remembered by the server; what was not acknowledged comes again.
 
         ``ack_through``: an acknowledgement covers everything before it too (cheap for bulk; one process only).
         """

@@ -1,7 +1,7 @@
 """The envelope: what each device can do in the next cycle and for how long, within all its limits.
 
-``high_w`` and ``low_w`` are absolute powers. A device that must be left as it is has both at its present power. Devices of
-one site share its connection point: what is left of a limit is split in proportion to what each could add.
+``high_w`` and ``low_w`` are absolute powers. A device that must be left as it is has both at its present power; one that must
+be let go now (comfort, departure, longest call) also holds for 0 s. Devices of one site share its connection point: what is left of a limit is split in proportion to what each could add.
 
 What is not known is not promised: a store without a state of charge, or a comfort band without a temperature, does not move.
 A household's own unmetered load is not part of the sum; it makes export smaller than counted, and import larger.
@@ -150,13 +150,13 @@ def _bound_thermal(nameplate: Nameplate, picture: Picture, row: int, at_w: float
 
 
 @kernel()
-def _is_locked(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> bool:
-    """Return whether the device switched too lately to switch again."""
+def _locked_s(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> float:
+    """Return for how long the device may not switch because it switched lately; 0: it may."""
     if picture.switched_mono_ns[row] < 0:
-        return False
+        return 0.0
     since_s = (mono_ns - picture.switched_mono_ns[row]) * _NS
     least_s = nameplate.min_on_s[row] if picture.is_on[row] == 1 else nameplate.min_off_s[row]
-    return bool(since_s < least_s)
+    return max(0.0, float(least_s - since_s))
 
 
 @kernel()
@@ -170,8 +170,10 @@ def _bound_device(
     if nameplate.lifecycle[row] != _ACTIVE or nameplate.control_kind[row] == _NOT_CONTROLLABLE or math.isnan(at_w):
         at_w = 0.0 if math.isnan(at_w) else at_w
         _set(picture, row, at_w, at_w, 0.0)
-    elif _is_locked(nameplate, picture, row, mono_ns) or leases.called_s[row] >= nameplate.duration_max_s[row]:
+    elif leases.called_s[row] >= nameplate.duration_max_s[row]:
         _set(picture, row, at_w, at_w, 0.0)
+    elif _locked_s(nameplate, picture, row, mono_ns) > 0.0:
+        _set(picture, row, at_w, at_w, _locked_s(nameplate, picture, row, mono_ns))
     elif technology == _PV:
         # The sun decides what there is; we can only take less of it.
         there_w = max(at_w, float(picture.reference_w[row])) if is_leased else max(at_w, 0.0)

@@ -36,6 +36,8 @@ CONTROL_PREFERENCE: Final = (
     CommandKind.TEMPERATURE_OFFSET,
 )
 NOT_CONTROLLABLE: Final = 255
+# Slower is not a ramp but a device that does not follow; it also keeps divisions finite.
+RAMP_LEAST_W_PER_S: Final = 0.1
 # A revision is per thing; the first of each is above this.
 NO_REVISION: Final = -1
 _NEVER_NS: Final = 2**62
@@ -223,7 +225,7 @@ def _nameplate_values(record: DeviceRecord) -> dict[str, Any]:
         "energy_capacity_wh": ratings.energy_capacity_wh,
         "charge_efficiency_frac": ratings.charge_efficiency_frac,
         "discharge_efficiency_frac": ratings.discharge_efficiency_frac,
-        "ramp_w_per_s": ratings.ramp_w_per_s,
+        "ramp_w_per_s": max(ratings.ramp_w_per_s, RAMP_LEAST_W_PER_S),
         "power_step_min_w": ratings.power_step_min_w,
         "is_on_off": ratings.is_on_off,
         "min_on_s": ratings.min_on_s,

@@ -67,7 +67,7 @@ class Identity:
         return NO_GATEWAY if entry is None or entry.is_revoked else entry.gateway_no
 
     def authenticate(self, gateway_id: str, secret: str) -> GatewayEntry | None:
-        """Return the gateway if the secret is its own and it may connect; the comparison takes the same time either way."""
+        """Return the gateway if the secret is its own and it may connect; right or wrong takes the same time."""
         entry = self._entry_of_id.get(gateway_id)
         expected = entry.secret_sha256 if entry is not None else ""
         digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
@@ -122,8 +122,9 @@ class Identity:
         self._entry_of_id[record.gateway_id] = self._entry_of_no[record.gateway_no] = entry
         no = NO_GATEWAY if entry.is_revoked else record.gateway_no
         self.gateways.put([record.gateway_id], np.array([no], np.int32))
-        was_open = before is not None and not before.is_revoked
-        return was_open and (entry.is_revoked or before.secret_sha256 != entry.secret_sha256)
+        if before is None or before.is_revoked:
+            return False
+        return entry.is_revoked or before.secret_sha256 != entry.secret_sha256
 
     def _grow(self, size: int) -> None:
         have = self.gateway_of_device.size

@@ -1,4 +1,4 @@
-"""Counting what came in, per gateway: ``accepted`` is every reading received, then what was refused at the edge and why.
+"""Counting what came in, per gateway: ``accepted`` is every reading received; the refused ones also by their cause.
 
 The fold counts the rest (kept, duplicate, late, ...), so that over the platform each reading ends in one counter.
 """

@@ -66,6 +66,9 @@ class Settings(BaseModel):
     mqtt_port: Port = Field(default=1883, description="The MQTT port of our own NATS; 0 takes a free one.")
     mqtt_host: str = Field(default="127.0.0.1", description="The MQTT address of your own NATS, for gateways.")
     metrics_host: str = Field(default="127.0.0.1", description="The address of health and metrics of each role.")
+    metrics_port: Port = Field(
+        default=9090, description="Its port for a role that runs as a unit of its own; `unisono up` chooses its own."
+    )
     shards: int = Field(default=1, ge=1, le=1, description="How many shards the fleet is split into.")
     cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")
     ttl_s: float = Field(

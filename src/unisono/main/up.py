@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ from unisono.store.migrate import migrate
 ROLES: Final = ("historian", "realtime", "web", "front")
 # Processes of a platform that was killed a moment ago hold their ports until they have ended.
 PORT_WAIT_S: Final = 10.0
+# A hundred thousand gateways would want a front on each of several machines.
+OPEN_FILES: Final = 65_536
 
 Say = Callable[[str], None]
 
@@ -56,6 +59,7 @@ def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, sa
     lock.acquire()
     endpoints.remove(settings)
     journal.start("supervisor", settings.folder, settings.log_level)
+    _raise_open_files()
     stop = _Stop()
     engines = _engines(settings)
     supervisor = Supervisor(engines | _role_processes(settings, roles, config_path), SystemClock())
@@ -74,6 +78,13 @@ def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, sa
         endpoints.remove(settings)
         lock.release()
     say("stopped")
+
+
+def _raise_open_files() -> None:
+    """Let our children open as many files as the system grants: a gateway takes two sockets."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(most, OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _engines(settings: Settings) -> dict[str, Startable]:

@@ -16,7 +16,6 @@ import msgspec
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Conflict, Unavailable
-from unisono.base.instants import NS_PER_S
 from unisono.bus.connection import Bus
 from unisono.bus.consumers import Durable, KeptMessage
 from unisono.model.totals import OutcomeBatch
@@ -69,6 +68,8 @@ class Recorder:
         self._durable: Durable | None = None
         self._consumer = ""
         self._seq = 0
+        # A gap that was still there when the stream was read anew: those messages are gone.
+        self._gap_at = -1
 
     async def step(self, wait_s: float = _FETCH_S) -> int:
         """Record what is there, then acknowledge it; return how many messages that were. Raises Unavailable."""
@@ -96,8 +97,6 @@ class Recorder:
         durable, self._durable = self._durable, None
         if durable is not None:
             await durable.close()
-
-    _gap_at: int = -1
 
     async def _open(self) -> None:
         await self.close()
@@ -129,10 +128,12 @@ class Recorder:
                     continue
                 # Cycles of one owner come in order; one that is not newer was sent twice.
                 of_owner = f"outcomes.{batch.shard}.{batch.epoch}"
-                if batch.cycle <= positions.get(connection, of_owner):
+                if not positions.advance(connection, of_owner, batch.cycle + 1):
                     self.counters.n_repeated += 1
                     continue
-                positions.advance(connection, of_owner, batch.cycle)
-                self._write(connection, batch)
-            positions.advance(connection, self._consumer, messages[-1].seq)
+                self.counters.n_cycles += dispatches.record_progress(connection, batch.progress)
+                event_log.append(connection, batch.log)
+                self.counters.n_entries += len(batch.log)
+            if not positions.advance(connection, self._consumer, messages[-1].seq):
+                raise Conflict("stream position", self._consumer, "was moved by another recorder")
         self.counters.n_messages += len(messages)

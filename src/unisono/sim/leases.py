@@ -18,8 +18,8 @@ from unisono.model.technology import AckCode, CommandKind, Fallback
 Whole = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-(NEWEST_SEQ, NEWEST_EPOCH, LAST_CODE, IS_HELD, HAS_BEGUN, SEQ, EPOCH, START_NS, END_NS, TTL_NS, FALLBACK, GRANTED_NS) = range(12)
-N_LEASE = 12
+(NEWEST_SEQ, NEWEST_EPOCH, LAST_CODE, IS_HELD, HAS_BEGUN, SEQ, EPOCH, START_NS, END_NS, TTL_NS, FALLBACK, GRANTED_NS, BEGIN_BY_NS) = range(13)
+N_LEASE = 13
 (C_ROW, C_GATEWAY, C_EPOCH, C_SEQ, C_KIND, C_FALLBACK, C_START_NS, C_EXPIRES_NS, C_TTL_NS, C_AT_NS) = range(10)
 N_COMMAND = 10
 (E_AT_NS, E_ROW, E_SEQ, E_EPOCH, E_WHAT, E_EXPIRES_NS) = range(6)
@@ -37,6 +37,8 @@ _EXPIRED, _OLD_EPOCH = int(AckCode.REFUSED_EXPIRED), int(AckCode.REFUSED_OLD_EPO
 _UNREACHABLE, _OTHER = int(AckCode.UNREACHABLE), int(AckCode.REFUSED_OTHER)
 _SETPOINT, _RELEASE = int(CommandKind.POWER_SETPOINT), int(CommandKind.RELEASE)
 _ZERO, _HOLD = int(Fallback.ZERO_POWER), int(Fallback.HOLD)
+# IS_HELD of a lease that was released and waits to be settled.
+_LET_GO = 2
 # A setpoint this far beyond the nameplate is out of bounds (rounding to whole watts is not).
 _BOUNDS_SLACK = 1.005
 
@@ -98,16 +100,15 @@ def receive(
             code[j] = answer
             if answer == _ACCEPTED:
                 if kind == _RELEASE:
-                    lease[END_NS, i] = own_clock_ns[i]
-                    lease[FALLBACK, i] = 0
-                    lease[SEQ, i] = seq
+                    lease[IS_HELD, i], lease[FALLBACK, i] = _LET_GO, 0
+                    lease[SEQ, i], lease[EPOCH, i], lease[END_NS, i] = seq, epoch, own_clock_ns[i]
                 else:
                     lease[IS_HELD, i], lease[HAS_BEGUN, i] = 1, 0
                     lease[SEQ, i], lease[EPOCH, i] = seq, epoch
                     lease[START_NS, i], lease[TTL_NS, i] = command[C_START_NS, j], command[C_TTL_NS, j]
                     lease[END_NS, i] = own_clock_ns[i] + command[C_TTL_NS, j]
                     lease[FALLBACK, i] = command[C_FALLBACK, j]
-                    lease[GRANTED_NS, i] = mono_ns
+                    lease[GRANTED_NS, i], lease[BEGIN_BY_NS, i] = mono_ns, command[C_EXPIRES_NS, j]
                     value_w[i] = command_w[j]
         if trait[i] & MUTE:
             code[j] = NO_ANSWER
@@ -142,6 +143,13 @@ def renew(
     return _ACCEPTED
 
 
+@kernel("i8(i8[:,::1], i8[:,::1], i8, i8, i8, i8)")
+def _note(lease: Whole, event: Whole, n: int, row: int, at_ns: int, what: int) -> int:
+    event[E_AT_NS, n], event[E_ROW, n], event[E_WHAT, n] = at_ns, row, what
+    event[E_SEQ, n], event[E_EPOCH, n], event[E_EXPIRES_NS, n] = lease[SEQ, row], lease[EPOCH, row], lease[BEGIN_BY_NS, row]
+    return n + 1
+
+
 @kernel("i8(i8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], u1[::1], i8[::1], i8, i8[:,::1])")
 def settle(
     lease: Whole,
@@ -161,19 +169,19 @@ def settle(
         if lease[IS_HELD, i] == 0:
             continue
         opted_out = trait[i] & OPTS_OUT
+        ended = RELEASED if lease[IS_HELD, i] == _LET_GO else EXPIRED
         if own_clock_ns[i] >= lease[END_NS, i] or opted_out:
             lease[IS_HELD, i] = 0
             fallback = lease[FALLBACK, i]
             if opted_out or fallback != _HOLD:
                 commanded_w[i] = 0.0 if fallback == _ZERO and not opted_out else np.nan
-            what = OPTED_OUT if opted_out else (RELEASED if lease[LAST_CODE, i] == 0 and lease[SEQ, i] != event[E_SEQ, i] else EXPIRED)
-            n = _note(event, n, wall_ns, i, lease, what)
+            n = _note(lease, event, n, i, wall_ns, OPTED_OUT if opted_out else ended)
             continue
         if lease[START_NS, i] > wall_ns:
             continue
         if lease[HAS_BEGUN, i] == 0:
             lease[HAS_BEGUN, i] = 1
-            n = _note(event, n, wall_ns, i, lease, BEGAN)
+            n = _note(lease, event, n, i, wall_ns, BEGAN)
         if trait[i] & DOES_NOTHING:
             continue
         wanted = value_w[i]

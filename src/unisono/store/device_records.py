@@ -86,7 +86,7 @@ _ROWS = (
 
 
 def _record(row: Row[Any], opt_outs: Collection[OptOut]) -> DeviceRecord:
-    values = row._mapping
+    values = row._asdict()
     optional: dict[str, Any] = {
         name: values[name]
         for name in (

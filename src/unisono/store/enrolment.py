@@ -140,7 +140,7 @@ def _known_devices(
         .where((c.organisation_id == organisation_id) & c.partner_reference.in_(references))
     )
     return {
-        row.partner_reference: Enrolled(**{**row._mapping, "gateway_id": row.gateway_id or ""}, is_new=False)
+        row.partner_reference: Enrolled(**{**row._asdict(), "gateway_id": row.gateway_id or ""}, is_new=False)
         for row in (connection.execute(found) if references else ())
     }
 

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import msgspec
-from sqlalchemy import Connection, func, insert, select, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Connection, insert, select, update
 
 from unisono.base.errors import NotFound
 from unisono.model.registry import GatewayRecord
 from unisono.store import outbox
 from unisono.store.identity import fresh_id
-from unisono.store.tables.devices import DEVICE, GATEWAY
+from unisono.store.tables.devices import GATEWAY
 
 _RECORD = tuple(GATEWAY.c[name] for name in GatewayRecord.__struct_fields__)
-
-
-class GatewayRow(msgspec.Struct, frozen=True):
-    """A gateway as the API lists it."""
-
-    record: GatewayRecord
-    partner_reference: str
-    created_ns: int
-    n_devices: int
 
 
 def add(
@@ -46,7 +35,7 @@ def add(
         "partner_reference": partner_reference,
         "created_ns": now_ns,
     }
-    record = GatewayRecord(**connection.execute(insert(GATEWAY).returning(*_RECORD), row).one()._mapping)
+    record = GatewayRecord(**connection.execute(insert(GATEWAY).returning(*_RECORD), row).one()._asdict())
     outbox.put_records(connection, 0, [record], organisation_id, now_ns)
     return record
 
@@ -63,35 +52,10 @@ def revoke(connection: Connection, organisation_id: str, gateway_id: str, now_ns
     return _change(connection, organisation_id, gateway_id, now_ns, is_revoked=True)
 
 
-def get(connection: Connection, organisation_id: str, gateway_id: str) -> GatewayRow:
-    """Return the gateway or raise NotFound."""
-    found = _listed(connection, (GATEWAY.c.organisation_id == organisation_id) & (GATEWAY.c.gateway_id == gateway_id), 1)
-    if not found:
-        raise NotFound("gateway", gateway_id)
-    return found[0]
-
-
-def listed(connection: Connection, organisation_id: str, after_no: int = 0, limit: int = 100) -> list[GatewayRow]:
-    """Return up to ``limit`` gateways with gateway_no > ``after_no``, in that order."""
-    mine = (GATEWAY.c.organisation_id == organisation_id) & (GATEWAY.c.gateway_no > after_no)
-    return _listed(connection, mine, limit)
-
-
 def records(connection: Connection, gateway_nos: Collection[int]) -> list[GatewayRecord]:
     """Return the registry records of these gateways."""
     found = select(*_RECORD).where(GATEWAY.c.gateway_no.in_(gateway_nos)).order_by(GATEWAY.c.gateway_no)
-    return [GatewayRecord(**row._mapping) for row in connection.execute(found)]
-
-
-def _listed(connection: Connection, which: ColumnElement[bool], limit: int) -> list[GatewayRow]:
-    count = select(func.count()).select_from(DEVICE).where(DEVICE.c.gateway_no == GATEWAY.c.gateway_no)
-    more = (GATEWAY.c.partner_reference, GATEWAY.c.created_ns, count.scalar_subquery())
-    page = select(*_RECORD, *more).where(which).order_by(GATEWAY.c.gateway_no).limit(limit)
-    n = len(_RECORD)
-    return [
-        GatewayRow(GatewayRecord(**dict(zip(GatewayRecord.__struct_fields__, row[:n], strict=True))), *row[n:])
-        for row in connection.execute(page)
-    ]
+    return [GatewayRecord(**row._asdict()) for row in connection.execute(found)]
 
 
 def _change(
@@ -102,6 +66,6 @@ def _change(
     row = connection.execute(change).first()
     if row is None:
         raise NotFound("gateway", gateway_id)
-    record = GatewayRecord(**row._mapping)
+    record = GatewayRecord(**row._asdict())
     outbox.put_records(connection, 0, [record], organisation_id, now_ns)
     return record

@@ -77,12 +77,6 @@ def revoke(connection: Connection, organisation_id: str, key_id: str, now_ns: in
     return _key(row)
 
 
-def listed(connection: Connection, organisation_id: str, after: str = "", limit: int = 100) -> list[ApiKey]:
-    """Return up to ``limit`` keys of an organisation with an id beyond ``after``."""
-    mine = (API_KEY.c.organisation_id == organisation_id) & (API_KEY.c.key_id > after)
-    return [_key(row) for row in connection.execute(select(*_COLUMNS).where(mine).order_by(API_KEY.c.key_id).limit(limit))]
-
-
 def digest(secret: str) -> str:
     """Return the SHA-256 of a secret, hex; the same for API tokens and gateways' secrets."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from unisono.model.dispatch import Request, encode_request
 from unisono.model.registry import RegistryBatch, RegistryRecord, encode_registry
@@ -68,12 +68,6 @@ def mark_published(connection: Connection, outbox_ids: Sequence[int], now_ns: in
     """Note that these are on their stream."""
     done = update(OUTBOX).where(OUTBOX.c.outbox_id.in_(outbox_ids)).values(published_at_ns=now_ns)
     connection.execute(done)
-
-
-def n_waiting(connection: Connection) -> int:
-    """Return how many messages are not published yet."""
-    count = select(func.count()).select_from(OUTBOX).where(OUTBOX.c.published_at_ns.is_(None))
-    return int(connection.execute(count).scalar_one())
 
 
 def prune(connection: Connection, before_ns: int) -> int:

@@ -7,7 +7,6 @@ integer key, ``after`` exclusive, so that a page never skips or repeats while ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, case, func, select, tuple_
@@ -16,78 +15,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from unisono.base.errors import NotFound
 from unisono.model.technology import Lifecycle
 from unisono.store.tables.devices import DEVICE, DEVICE_RATING, GATEWAY, OPT_OUT
-from unisono.store.tables.dispatches import DISPATCH, DISPATCH_CYCLE, DISPATCH_REVISION
+from unisono.store.tables.dispatches import DISPATCH_CYCLE
 from unisono.store.tables.operations import ALARM, JOB, JOB_ERROR, OUTBOX
-from unisono.store.tables.parties import API_KEY, ORGANISATION
 from unisono.store.tables.places import CONNECTION_POINT, SITE
 from unisono.store.tables.portfolios import PORTFOLIO, PORTFOLIO_MEMBER
+from unisono.store.tables.records import EVENT_LOG
 
 INFINITY = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceFilter:
-    """Conditions on devices that must all hold; None and "" admit everything."""
-
-    technology: int | None = None
-    lifecycle: int | None = None
-    vendor: str = ""
-    node_path_prefix: str = ""
-    partner_reference: str = ""
-    site_id: str = ""
-    gateway_id: str = ""
-    portfolio_id: str = ""
-    every_nth: int | None = None
-
-
-def devices(
-    connection: Connection, organisation_id: str, filters: DeviceFilter, *, after: int, limit: int
-) -> Sequence[RowMapping]:
-    """Return devices in order of device_no, with their open rating, site and gateway ids."""
-    query = _device_query().where(DEVICE.c.organisation_id == organisation_id, DEVICE.c.device_no > after)
-    query = query.where(*_conditions(organisation_id, filters)).order_by(DEVICE.c.device_no).limit(limit)
-    return connection.execute(query).mappings().all()
-
-
-def device(connection: Connection, organisation_id: str, device_id: str) -> RowMapping:
-    """Return one device; raises NotFound."""
-    query = _device_query().where(DEVICE.c.organisation_id == organisation_id, DEVICE.c.device_id == device_id)
-    return _one(connection, query, "device", device_id)
-
-
-def device_nos(connection: Connection, organisation_id: str, filters: DeviceFilter) -> list[int]:
-    """Return the numbers of all devices that meet the filters and are not retired."""
-    query = (
-        select(DEVICE.c.device_no)
-        .where(DEVICE.c.organisation_id == organisation_id, DEVICE.c.lifecycle != Lifecycle.RETIRED)
-        .where(*_conditions(organisation_id, filters))
-        .order_by(DEVICE.c.device_no)
-    )
-    return list(connection.execute(query).scalars())
-
-
-def device_no_of_id(connection: Connection, organisation_id: str, device_ids: Sequence[str]) -> dict[str, int]:
-    """Return the numbers of those of ``device_ids`` that are the organisation's."""
-    query = select(DEVICE.c.device_id, DEVICE.c.device_no).where(
-        DEVICE.c.organisation_id == organisation_id, DEVICE.c.device_id == func.any(list(device_ids))
-    )
-    return {row.device_id: row.device_no for row in connection.execute(query)}
-
-
-def portfolios_of_device(connection: Connection, organisation_id: str, device_no: int) -> list[str]:
-    """Return the ids of the portfolios that a device is now a member of."""
-    query = (
-        select(PORTFOLIO.c.portfolio_id)
-        .join(PORTFOLIO_MEMBER, PORTFOLIO_MEMBER.c.portfolio_no == PORTFOLIO.c.portfolio_no)
-        .where(
-            PORTFOLIO.c.organisation_id == organisation_id,
-            PORTFOLIO_MEMBER.c.device_no == device_no,
-            PORTFOLIO_MEMBER.c.valid_to_ns.is_(None),
-            PORTFOLIO.c.retired_ns.is_(None),
-        )
-        .order_by(PORTFOLIO.c.portfolio_no)
-    )
-    return list(connection.execute(query).scalars())
 
 
 def opt_outs(connection: Connection, organisation_id: str, device_no: int, after_ns: int) -> Sequence[RowMapping]:
@@ -116,36 +50,6 @@ def site(connection: Connection, organisation_id: str, site_id: str) -> RowMappi
     """Return one site; raises NotFound."""
     query = _site_query().where(SITE.c.organisation_id == organisation_id, SITE.c.site_id == site_id)
     return _one(connection, query, "site", site_id)
-
-
-def gateways(connection: Connection, organisation_id: str, *, after: int, limit: int) -> Sequence[RowMapping]:
-    """Return gateways in order of gateway_no, each with its number of devices that are not retired."""
-    query = _gateway_query().where(GATEWAY.c.organisation_id == organisation_id, GATEWAY.c.gateway_no > after)
-    return connection.execute(query.order_by(GATEWAY.c.gateway_no).limit(limit)).mappings().all()
-
-
-def gateway(connection: Connection, organisation_id: str, gateway_id: str) -> RowMapping:
-    """Return one gateway; raises NotFound."""
-    query = _gateway_query().where(GATEWAY.c.organisation_id == organisation_id, GATEWAY.c.gateway_id == gateway_id)
-    return _one(connection, query, "gateway", gateway_id)
-
-
-def portfolios(connection: Connection, organisation_id: str, *, after: int, limit: int) -> Sequence[RowMapping]:
-    """Return portfolios that are not retired in order of portfolio_no, each with its number of members."""
-    query = _portfolio_query().where(
-        PORTFOLIO.c.organisation_id == organisation_id,
-        PORTFOLIO.c.portfolio_no > after,
-        PORTFOLIO.c.retired_ns.is_(None),
-    )
-    return connection.execute(query.order_by(PORTFOLIO.c.portfolio_no).limit(limit)).mappings().all()
-
-
-def portfolio(connection: Connection, organisation_id: str, portfolio_id: str) -> RowMapping:
-    """Return one portfolio with its number of members; raises NotFound."""
-    query = _portfolio_query().where(
-        PORTFOLIO.c.organisation_id == organisation_id, PORTFOLIO.c.portfolio_id == portfolio_id
-    )
-    return _one(connection, query, "portfolio", portfolio_id)
 
 
 def portfolio_numbers(connection: Connection) -> Sequence[RowMapping]:
@@ -211,26 +115,6 @@ def interconnection(connection: Connection, organisation_id: str, portfolio_no: 
     return connection.execute(query).mappings().all()
 
 
-def dispatches(
-    connection: Connection, organisation_id: str, *, portfolio_id: str, state: str, before: int, limit: int
-) -> Sequence[RowMapping]:
-    """Return dispatches in their newest revision, newest first, with dispatch_no < ``before``; "" admits all."""
-    query = _dispatch_query().where(DISPATCH.c.organisation_id == organisation_id, DISPATCH.c.dispatch_no < before)
-    if portfolio_id:
-        query = query.where(PORTFOLIO.c.portfolio_id == portfolio_id)
-    if state:
-        query = query.where(DISPATCH.c.state == state)
-    return connection.execute(query.order_by(DISPATCH.c.dispatch_no.desc()).limit(limit)).mappings().all()
-
-
-def dispatch(connection: Connection, organisation_id: str, dispatch_id: str) -> RowMapping:
-    """Return one dispatch in its newest revision; raises NotFound."""
-    query = _dispatch_query().where(
-        DISPATCH.c.organisation_id == organisation_id, DISPATCH.c.dispatch_id == dispatch_id
-    )
-    return _one(connection, query, "dispatch", dispatch_id)
-
-
 def dispatch_cycles(
     connection: Connection, dispatch_no: int, *, after: tuple[int, int, int], limit: int
 ) -> Sequence[RowMapping]:
@@ -246,13 +130,15 @@ def dispatch_cycles(
 
 
 def alarms(
-    connection: Connection, organisation_id: str, *, is_open_only: bool, before_ns: int, limit: int
+    connection: Connection, organisation_id: str, *, is_open_only: bool, before: str, limit: int
 ) -> Sequence[RowMapping]:
-    """Return alarms, newest first, raised before ``before_ns``."""
-    query = select(ALARM).where(ALARM.c.organisation_id == organisation_id, ALARM.c.raised_ns < before_ns)
+    """Return alarms, newest first, with alarm_id < ``before`` ("": no bound)."""
+    query = select(ALARM).where(ALARM.c.organisation_id == organisation_id)
+    if before:
+        query = query.where(ALARM.c.alarm_id < before)
     if is_open_only:
         query = query.where(ALARM.c.cleared_ns.is_(None))
-    query = query.order_by(ALARM.c.raised_ns.desc(), ALARM.c.alarm_id).limit(limit)
+    query = query.order_by(ALARM.c.alarm_id.desc()).limit(limit)
     return connection.execute(query).mappings().all()
 
 
@@ -291,11 +177,20 @@ def enrolled_of_references(
     return connection.execute(query).mappings().all()
 
 
-def keys(connection: Connection, organisation_id: str, *, after: str, limit: int) -> Sequence[RowMapping]:
-    """Return API keys without their hashes, in order of key_id."""
-    columns = [column for column in API_KEY.c if column.name != "secret_sha256"]
-    query = select(*columns).where(API_KEY.c.organisation_id == organisation_id, API_KEY.c.key_id > after)
-    return connection.execute(query.order_by(API_KEY.c.key_id).limit(limit)).mappings().all()
+def events(
+    connection: Connection, organisation_id: str, *, portfolio_id: str, after: int, limit: int
+) -> Sequence[RowMapping]:
+    """Return entries of the organisation's event log behind seq ``after``; portfolio "": of all of them."""
+    columns = [EVENT_LOG.c[name] for name in ("seq", "at_ns", "kind", "portfolio_id", "subject_id", "body", "hash")]
+    query = select(*columns).where(EVENT_LOG.c.organisation_id == organisation_id, EVENT_LOG.c.seq > after)
+    if portfolio_id:
+        query = query.where(EVENT_LOG.c.portfolio_id == portfolio_id)
+    return connection.execute(query.order_by(EVENT_LOG.c.seq).limit(limit)).mappings().all()
+
+
+def newest_event_seq(connection: Connection) -> int:
+    """Return the seq of the log's newest entry, whoever's it is; 0 when there is none."""
+    return int(connection.execute(select(func.coalesce(func.max(EVENT_LOG.c.seq), 0))).scalar_one())
 
 
 def outbox_backlog(connection: Connection) -> tuple[int, int | None]:
@@ -303,11 +198,6 @@ def outbox_backlog(connection: Connection) -> tuple[int, int | None]:
     waiting = select(func.count(), func.min(OUTBOX.c.created_ns)).where(OUTBOX.c.published_at_ns.is_(None))
     n_waiting, oldest_ns = connection.execute(waiting).one()
     return int(n_waiting), None if oldest_ns is None else int(oldest_ns)
-
-
-def organisations(connection: Connection) -> Sequence[RowMapping]:
-    """Return all organisations, for the platform's own administrator only."""
-    return connection.execute(select(ORGANISATION).order_by(ORGANISATION.c.organisation_id)).mappings().all()
 
 
 def _one(connection: Connection, query: Select[Any], kind: str, ref: str) -> RowMapping:
@@ -321,16 +211,6 @@ def _open_rating() -> ColumnElement[bool]:
     return (DEVICE_RATING.c.device_no == DEVICE.c.device_no) & DEVICE_RATING.c.valid_to_ns.is_(None)
 
 
-def _device_query() -> Select[Any]:
-    rating = [column for column in DEVICE_RATING.c if column.name not in DEVICE.c]
-    return (
-        select(DEVICE, *rating, SITE.c.site_id, SITE.c.shard, GATEWAY.c.gateway_id)
-        .join(SITE, SITE.c.site_no == DEVICE.c.site_no)
-        .outerjoin(GATEWAY, GATEWAY.c.gateway_no == DEVICE.c.gateway_no)
-        .outerjoin(DEVICE_RATING, _open_rating())
-    )
-
-
 def _site_query() -> Select[Any]:
     n_devices = (
         select(func.count())
@@ -339,78 +219,3 @@ def _site_query() -> Select[Any]:
         .scalar_subquery()
     )
     return select(SITE, n_devices.label("n_devices"))
-
-
-def _gateway_query() -> Select[Any]:
-    n_devices = (
-        select(func.count())
-        .where(DEVICE.c.gateway_no == GATEWAY.c.gateway_no, DEVICE.c.lifecycle != Lifecycle.RETIRED)
-        .correlate(GATEWAY)
-        .scalar_subquery()
-    )
-    return select(GATEWAY, n_devices.label("n_devices"))
-
-
-def _dispatch_query() -> Select[Any]:
-    content = [
-        column
-        for column in DISPATCH_REVISION.c
-        if column.name not in {"dispatch_no", "revision", "organisation_id", "start_ns", "end_ns"}
-    ]
-    return (
-        select(DISPATCH, *content, PORTFOLIO.c.portfolio_id)
-        .join(
-            DISPATCH_REVISION,
-            (DISPATCH_REVISION.c.dispatch_no == DISPATCH.c.dispatch_no)
-            & (DISPATCH_REVISION.c.revision == DISPATCH.c.revision),
-        )
-        .join(PORTFOLIO, PORTFOLIO.c.portfolio_no == DISPATCH.c.portfolio_no)
-    )
-
-
-def _portfolio_query() -> Select[Any]:
-    n_devices = (
-        select(func.count())
-        .where(PORTFOLIO_MEMBER.c.portfolio_no == PORTFOLIO.c.portfolio_no, PORTFOLIO_MEMBER.c.valid_to_ns.is_(None))
-        .correlate(PORTFOLIO)
-        .scalar_subquery()
-    )
-    return select(PORTFOLIO, n_devices.label("n_devices"))
-
-
-def _conditions(organisation_id: str, filters: DeviceFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if filters.technology is not None:
-        conditions.append(DEVICE.c.technology == filters.technology)
-    if filters.lifecycle is not None:
-        conditions.append(DEVICE.c.lifecycle == filters.lifecycle)
-    if filters.vendor:
-        conditions.append(DEVICE.c.vendor == filters.vendor)
-    if filters.node_path_prefix:
-        conditions.append(DEVICE.c.node_path.startswith(filters.node_path_prefix, autoescape=True))
-    if filters.partner_reference:
-        conditions.append(DEVICE.c.partner_reference == filters.partner_reference)
-    if filters.site_id:
-        chosen = select(SITE.c.site_no).where(
-            SITE.c.organisation_id == organisation_id, SITE.c.site_id == filters.site_id
-        )
-        conditions.append(DEVICE.c.site_no.in_(chosen))
-    if filters.gateway_id:
-        through = select(GATEWAY.c.gateway_no).where(
-            GATEWAY.c.organisation_id == organisation_id, GATEWAY.c.gateway_id == filters.gateway_id
-        )
-        conditions.append(DEVICE.c.gateway_no.in_(through))
-    if filters.portfolio_id:
-        members = (
-            select(PORTFOLIO_MEMBER.c.device_no)
-            .join(PORTFOLIO, PORTFOLIO.c.portfolio_no == PORTFOLIO_MEMBER.c.portfolio_no)
-            .where(
-                PORTFOLIO.c.organisation_id == organisation_id,
-                PORTFOLIO.c.portfolio_id == filters.portfolio_id,
-                PORTFOLIO_MEMBER.c.valid_to_ns.is_(None),
-            )
-        )
-        conditions.append(DEVICE.c.device_no.in_(members))
-    if filters.every_nth is not None:
-        conditions.append(DEVICE.c.device_no % filters.every_nth == 0)
-    return conditions

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isnan
 from typing import Final, TypeVar
 
 import msgspec
@@ -30,7 +31,7 @@ FALLBACK_OF_NAME: Final = {name: code for code, name in NAME_OF_FALLBACK.items()
 
 
 class CommandMessage(msgspec.Struct, frozen=True, gc=False):
-    """One device's command. ``value`` is watts into the grid, kelvin or a level, by ``kind``; ``ttl_s`` counts from receipt."""
+    """One device's command; ``value`` is watts into the grid, kelvin or a level, by ``kind``."""
 
     no: int
     seq: int
@@ -139,7 +140,7 @@ def _commands(frames: CommandFrames, rows: np.ndarray[tuple[int], np.dtype[np.in
     )
     for no, seq, kind, value, start_ms, expires_ms, ttl_s, fallback in columns:
         # Whole watts travel as integers; a missing value (RELEASE) as 0, since JSON knows no NaN.
-        plain = 0 if value != value else int(value) if value == int(value) else value
+        plain = 0 if isnan(value) else int(value) if value.is_integer() else value
         yield CommandMessage(
             no, seq, NAME_OF_KIND[kind], plain, start_ms, expires_ms, ttl_s, NAME_OF_FALLBACK[fallback]
         )

@@ -21,14 +21,14 @@ Bytes = NDArray[np.uint8]
 
 
 @kernel("u8(u1[::1], i8, i8)")
-def hash_of(text: Bytes, start: int, length: int) -> int:
+def hash_of(text: Bytes, start: int, length: int) -> np.uint64:
     """Return the 64-bit hash of ``text[start : start + length]`` (FNV-1a, isthe.com/chongo/tech/comp/fnv)."""
     value = np.uint64(0xCBF29CE484222325)
     for at in range(start, start + length):
         value = (value ^ np.uint64(text[at])) * np.uint64(0x100000001B3)
     value ^= value >> np.uint64(32)
     value *= np.uint64(0x9E3779B97F4A7C15)
-    return value ^ (value >> np.uint64(29))  # type: ignore[return-value]  # a uint64 in machine code
+    return value ^ (value >> np.uint64(29))
 
 
 @kernel("i8(u1[::1], i8, i8, u8[::1], i8[::1], i4[::1], u1[::1])")
@@ -40,7 +40,7 @@ def slot_of(
     starts: NDArray[np.int64],
     lengths: NDArray[np.int32],
     pool: Bytes,
-) -> int:
+) -> np.int64:
     """Return the slot that holds the id, or the free slot where it belongs (there ``lengths`` is 0)."""
     mask = hashes.size - 1
     wanted = hash_of(text, start, length)

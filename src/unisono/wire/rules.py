@@ -17,11 +17,13 @@ from unisono.model.batches import NO_SEQ, ReadingBatch
 from unisono.model.technology import SourceKind
 
 MISSING_NO: Final = -1
+_EARLIEST_MS: Final = EARLIEST_NS // NS_PER_MS
+_LATEST_MS: Final = LATEST_NS // NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``field`` (its name on the wire) of column ``column`` must lie in [low, high]; NaN passes unless ``is_required``."""
+    """``field`` on the wire, column ``column`` here, must lie in [low, high]; NaN passes unless ``is_required``."""
 
     field: str
     column: str
@@ -32,7 +34,7 @@ class Rule:
 
 
 RULES: Final = (
-    Rule("ts", "measured_ms", EARLIEST_NS // NS_PER_MS, LATEST_NS // NS_PER_MS - 1, True, "must lie between 2000 and 2100, in ms"),
+    Rule("ts", "measured_ms", _EARLIEST_MS, _LATEST_MS - 1, True, "must lie between 2000 and 2100, in ms"),
     # A gigawatt at one device is a unit mistake.
     Rule("p", "power_w", -1e9, 1e9, True, "must be finite and within +-1e9 W"),
     Rule("soc", "soc_frac", 0.0, 1.0, False, "must lie between 0 and 1"),

@@ -26,7 +26,7 @@ _DEVICE: Final = int(SourceKind.DEVICE)
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """One reading on the wire; ``src`` (meter, device, vendor_cloud, estimate) only when it is not the device itself."""
+    """One reading on the wire; ``src`` (meter, vendor_cloud, estimate) only when it is not the device itself."""
 
     id: str = ""
     no: int = MISSING_NO

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import Connection
 
+from unisono.api import present
 from unisono.api.auth import OPERATOR_NAME, Admin, Caller
 from unisono.api.context import Context
 from unisono.api.idempotency import IdempotencyKey, Once
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["administration"], responses=PROBLEM_RESP
 
 
 @router.post("/keys", status_code=201, response_model=KeyMade, summary="Make a key; its secret is shown once")
-async def make_key(
+async def makepresent.key(
     asked: KeyAsked, request: Request, caller: Admin, context: Context, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The operator's admins may make keys for any organisation, others for their own, with scopes that they hold."""
@@ -39,7 +40,7 @@ async def make_key(
         key, token = keys.make(
             connection, organisation_id, asked.name, asked.scopes, now_ns, expires_at_ns=asked.expires_at
         )
-        return KeyMade(**_key(key).model_dump(), secret=token)
+        return KeyMade(**present.key(key).model_dump(), secret=token)
 
     once = Once(context, caller, request, idempotency_key)
     return await once.answer(work, status=201, location="/v1/keys/{key_id}", hidden=("secret",))
@@ -56,15 +57,15 @@ async def list_keys(
         lambda connection: keys.listed(connection, caller.organisation_id, after=after, limit=limit + 1)
     )
     more = encode_cursor(found[limit - 1].key_id) if len(found) > limit else None
-    return Page(items=[_key(key) for key in found[:limit]], next_cursor=link_next(request, response, more))
+    return Page(items=[present.key(key) for key in found[:limit]], next_cursor=link_next(request, response, more))
 
 
 @router.post("/keys/{key_id}/revoke", summary="Revoke a key, at once and for good")
-async def revoke_key(key_id: str, caller: Admin, context: Context) -> Key:
+async def revokepresent.key(key_id: str, caller: Admin, context: Context) -> Key:
     """The next request with this key is refused; revoking it again changes nothing."""
     check_id("key", key_id, "key_id")
     now_ns = context.clock.wall_ns()
-    return _key(
+    return present.key(
         await context.run(lambda connection: keys.revoke(connection, caller.organisation_id, key_id, now_ns))
     )
 
@@ -110,11 +111,3 @@ def _organisation(one: organisations.Organisation) -> Organisation:
     return Organisation(
         organisation_id=one.organisation_id, name=one.name, created_at=instant_text(one.created_ns)
     )
-
-
-def _key(key: keys.ApiKey) -> Key:
-    return Key(
-        key_id=key.key_id, organisation_id=key.organisation_id, name=key.name, scopes=list(key.scopes),
-        created_at=instant_text(key.created_ns), expires_at=instant_text(key.expires_at_ns),
-        revoked_at=instant_text(key.revoked_at_ns),
-    )  # fmt: skip

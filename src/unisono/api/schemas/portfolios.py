@@ -61,6 +61,7 @@ class PortfolioAsked(Asked):
     assets: list[Asset] = Field(default=[], max_length=ASSETS_MAX)
     members: list[Member | DeviceFilter] = Field(default=[], max_length=100_000)  # type: ignore[valid-type]
     purpose: Literal["trading", "programme", "view"] = "trading"
+    partner_reference: Text | None = None
 
 
 class PortfolioPatch(Asked):
@@ -82,6 +83,7 @@ class Portfolio(BaseModel):
     portfolio_no: int = Field(examples=[1])
     name: str = Field(examples=["Portland batteries"])
     purpose: str = Field(examples=["trading"])
+    partner_reference: str | None = None
     created_at: str | None = Field(default=None, examples=[INSTANT_EXAMPLE])
     n_devices: int = Field(examples=[2])
     status_url: str = Field(examples=[f"/v1/vpp/portfolios/{PORTFOLIO_EXAMPLE}/status"])

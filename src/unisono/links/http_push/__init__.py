@@ -1,4 +1,4 @@
-"""HTTP: gateways post telemetry and acknowledgements and fetch their commands. A raw ASGI application, ``TelemetryApp``.
+"""HTTP: gateways post telemetry and acknowledgements and fetch their commands, at a raw ASGI ``TelemetryApp``.
 
 (A framework's request costs five times the bare one; measured.) ``held`` keeps what waits to be fetched.
 """

@@ -59,7 +59,7 @@ class HeldCommands:
             for one in waiting
             if one.cursor > after and one.expires_ms > now_ms and one.message.epoch == epoch
         ]
-        return FetchedFrames(tuple(alive), max(after, self._newest_cursor))
+        return FetchedFrames(tuple(alive), self._newest_cursor)
 
 
 def _expires_ms(message: Frame | Renewal) -> int:

@@ -72,7 +72,9 @@ class RawSubscriber:
         address = urlsplit(self._login.url)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            transport, receiver = await loop.create_connection(_Receiver, address.hostname, address.port)
+            transport, receiver = await loop.create_connection(
+                _Receiver, address.hostname or "localhost", address.port or 4222
+            )
         try:
             transport.write(self._hello())
             last_ping_s = loop.time()
@@ -129,7 +131,8 @@ class _Receiver(asyncio.BufferedProtocol):
     """Lets the event loop receive straight into one buffer."""
 
     def __init__(self) -> None:
-        self.buffer = np.empty(BUFFER_BYTES, np.uint8)
+        self._memory = memoryview(bytearray(BUFFER_BYTES))
+        self.buffer = np.frombuffer(self._memory, np.uint8)
         self.n_filled = 0
         self.n_bytes_seen = 0
         self.last_heard_s = asyncio.get_running_loop().time()
@@ -165,7 +168,7 @@ class _Receiver(asyncio.BufferedProtocol):
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self.buffer)[self.n_filled :]
+        return self._memory[self.n_filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.n_filled += nbytes

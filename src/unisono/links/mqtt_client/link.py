@@ -67,7 +67,13 @@ class MqttClientLink:
     """One connection to the broker; only one front runs it (two would each bring every reading)."""
 
     def __init__(
-        self, settings: MqttClientSettings, reception: Reception, intake: Intake, *, clock: Clock, name: str = "mqtt_client"
+        self,
+        settings: MqttClientSettings,
+        reception: Reception,
+        intake: Intake,
+        *,
+        clock: Clock,
+        name: str = "mqtt_client",
     ) -> None:
         self.manifest = replace(MANIFEST, name=name)
         self._settings = settings

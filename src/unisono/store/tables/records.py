@@ -14,7 +14,6 @@ from sqlalchemy import (
     LargeBinary,
     SmallInteger,
     Table,
-    Text,
     text as literal,
 )
 from sqlalchemy.dialects.postgresql import JSONB

@@ -1,0 +1,44 @@
+"""Whether the process answers, whether it can work, and its metrics. /healthz is the only thing open to everybody."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from unisono.api.auth import Reader
+from unisono.api.context import Context
+from unisono.api.metrics import ApiMetrics
+from unisono.api.schemas.admin import Health, Readiness
+from unisono.base.errors import Unavailable
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process answers (open)")
+async def healthz(context: Context) -> Health:
+    """Says nothing of what is behind it: a supervisor restarts what does not answer here."""
+    return Health(status="ok", version=context.version)
+
+
+@router.get("/readyz", summary="What the API depends on", responses={503: {"model": Readiness}})
+async def readyz(response: Response, caller: Reader, context: Context) -> Readiness:
+    """Answers 503 while the database or the bus is away; a picture that is stale is told but is no reason to refuse."""
+    checks = {"database": "ok", "bus": "ok" if context.bus.is_connected else "NATS is not connected"}
+    try:
+        await context.in_thread(context.database.check)
+    except Unavailable as away:
+        checks["database"] = str(away)
+    is_ready = all(found == "ok" for found in checks.values())
+    checks["realtime"] = context.picture.stale_reason() or "ok"
+    if not is_ready:
+        response.status_code = 503
+    return Readiness(status="ready" if is_ready else "not ready", checks=checks)
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response,
+            responses={200: {"content": {"text/plain": {"example": "unisono_shard_devices{shard=\"0\"} 10000.0\n"}}}})
+async def metrics(request: Request, caller: Reader) -> Response:
+    """Text exposition of this process; a scraper needs a key with scope read."""
+    rendered = request.app.state.metrics
+    assert isinstance(rendered, ApiMetrics)
+    body, media_type = rendered.render()
+    return Response(body, media_type=media_type)

@@ -1,0 +1,328 @@
+"""The devices of one dispatch as columns, and what each of them is worth to it in this cycle."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+
+from unisono.base.kernel import kernel
+from unisono.fleet.columns import F4, F8, I4, LEASES, NAMEPLATE, PICTURE, SLOTS, U1, Leases, Nameplate, Picture, Slots
+from unisono.fleet.trust import settle_s
+
+# Modes of a member in a cycle.
+EXCLUDED, FREE, PINNED = 0, 1, 2
+# Rows of ``Sums``.
+SUM_NAMES: Final = (
+    "commanded_w",
+    "acknowledged_w",
+    "reported_w",
+    "measured_w",
+    "delivered_w",
+    "delivered_var_w2",
+    "reference_w",
+    "pinned_w",
+    "gap_w",
+    "reach_w",
+    "net_w",
+    "base_w",
+    "n_eligible",
+    "n_targeted",
+    "n_acknowledged",
+    "n_moving",
+    "n_delivered",
+    "n_opted_out",
+    "n_refused",
+    "n_silent",
+    "n_suspect",
+)
+(
+    _COMMANDED, _ACKNOWLEDGED, _REPORTED, _MEASURED, _DELIVERED, _VARIANCE, _REFERENCE, _PINNED_W, _GAP, _REACH, _NET, _BASE,
+    _ELIGIBLE, _TARGETED, _N_ACKNOWLEDGED, _MOVING, _N_DELIVERED, _OPTED_OUT, _REFUSED, _SILENT, _SUSPECT,
+) = range(len(SUM_NAMES))
+
+# A device is moving when a quarter of its change shows, and has delivered when nine tenths do.
+MOVING_FRAC: Final = 0.25
+DELIVERED_FRAC: Final = 0.9
+# A change below both of these is not worth a command.
+WORTH_W: Final = 50.0
+WORTH_FRAC: Final = 0.01
+# Unanswered commands are repeated after this long, or three latencies (the wire's rule); until then they are believed.
+ANSWER_S: Final = 5.0
+ANSWER_LATENCIES: Final = 3.0
+# Below it the clear-sky ratio says nothing.
+DUSK_W_PER_M2: Final = 20.0
+_NS: Final = 1e-9
+_PV: Final = 1
+
+
+class Members(NamedTuple):
+    """One dispatch's devices, ascending by row; ``reach_w`` and ``share_w`` are >= 0 in the dispatch's direction."""
+
+    row: I4
+    # Indices of members in merit order (ties: the older device first).
+    order: I4
+    accepted_reference_w: F4
+    accepted_clear_sky: F4
+    method: U1
+    # In this cycle: reference, change now commanded, most it could change, mode, what it is believed to deliver.
+    reference_w: F4
+    held_w: F4
+    reach_w: F4
+    mode: U1
+    credit_w: F4
+    # What the allocation gives it.
+    share_w: F4
+
+
+def new_members(rows: I4, nameplate: Nameplate, picture: Picture) -> Members:
+    """Return the members at ``rows`` with their references frozen as they are now."""
+    n = rows.size
+    order = np.lexsort((nameplate.device_no[rows], nameplate.merit_micros_per_kwh[rows])).astype(np.int32)
+    return Members(
+        row=rows.astype(np.int32),
+        order=order,
+        accepted_reference_w=picture.reference_w[rows].copy(),
+        accepted_clear_sky=picture.clear_sky_w_per_m2[rows].copy(),
+        method=picture.reference_method[rows].copy(),
+        reference_w=picture.reference_w[rows].copy(),
+        held_w=np.zeros(n, np.float32),
+        reach_w=np.zeros(n, np.float32),
+        mode=np.zeros(n, np.uint8),
+        credit_w=np.zeros(n, np.float32),
+        share_w=np.zeros(n, np.float32),
+    )
+
+
+def carried_over(fresh: Members, before: Members) -> Members:
+    """Keep the references that were frozen before for those who still are members."""
+    _, here, there = np.intersect1d(fresh.row, before.row, assume_unique=True, return_indices=True)
+    fresh.accepted_reference_w[here] = before.accepted_reference_w[there]
+    fresh.accepted_clear_sky[here] = before.accepted_clear_sky[there]
+    fresh.method[here] = before.method[there]
+    return fresh
+
+
+def _empty_members() -> Members:
+    dtypes = ["i4", "i4", "f4", "f4", "u1", "f4", "f4", "f4", "u1", "f4", "f4"]
+    return Members(*(np.empty(0, dtype) for dtype in dtypes))
+
+
+MEMBERS: Final = numba.typeof(_empty_members())
+_F8: Final = types.Array(types.float64, 1, "C")
+
+
+@kernel()
+def _reference_now_w(members: Members, k: int, nameplate: Nameplate, picture: Picture) -> float:
+    """Return the frozen reference; a PV's follows the clear sky."""
+    row = members.row[k]
+    reference_w = float(members.accepted_reference_w[k])
+    then = members.accepted_clear_sky[k]
+    now = picture.clear_sky_w_per_m2[row]
+    if nameplate.technology[row] == _PV and then > DUSK_W_PER_M2 and not math.isnan(now):
+        return min(reference_w * now / then, float(nameplate.power_max_w[row]))
+    return reference_w
+
+
+@kernel()
+def _answer_s(nameplate: Nameplate, row: int) -> float:
+    return max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
+
+
+@kernel()
+def _is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether there is evidence that the device still holds its lease."""
+    heard_ns = leases.heard_mono_ns[row]
+    return bool(heard_ns >= 0 and (mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
+
+
+@kernel()
+def _mode(
+    members: Members, k: int, sign: int, dispatch_no: int, mono_ns: int, nameplate: Nameplate, picture: Picture,
+    leases: Leases, sums: F8,
+) -> int:
+    """Say whether the member may be used, counting those who may not."""
+    row = members.row[k]
+    is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
+    if nameplate.lifecycle[row] != 2 or nameplate.control_kind[row] == 255:
+        return EXCLUDED
+    if picture.is_opted_out[row] == 1:
+        sums[_OPTED_OUT] += 1.0
+        return EXCLUDED
+    trust = picture.trust[row]
+    if trust == 4:
+        sums[_SUSPECT] += 1.0
+        return EXCLUDED
+    if mono_ns < leases.refused_until_mono_ns[row]:
+        sums[_REFUSED] += 1.0
+        return EXCLUDED
+    if leases.n_events[row] >= nameplate.events_per_season_max[row] and leases.event_no[row] != dispatch_no:
+        return EXCLUDED
+    if leases.wanted_no[row] >= 0:
+        # A more urgent dispatch has it.
+        return EXCLUDED
+    if trust == 0 or trust == 3:
+        sums[_SILENT] += 1.0
+        is_on_its_way = (mono_ns - leases.sent_mono_ns[row]) * _NS < _answer_s(nameplate, row)
+        return PINNED if is_held and (_is_alive(nameplate, leases, row, mono_ns) or is_on_its_way) else EXCLUDED
+    if trust == 2 and not is_held:
+        return EXCLUDED
+    hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
+    if hold_s <= 0.0:
+        return EXCLUDED
+    if picture.high_w[row] - picture.low_w[row] < 1.0:
+        return PINNED if is_held else EXCLUDED
+    return FREE
+
+
+@kernel()
+def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture: Picture) -> float:
+    """Return how far the device can go from its reference in the dispatch's direction."""
+    row = members.row[k]
+    reference_w = members.reference_w[k]
+    high_w = float(picture.high_w[row])
+    low_w = float(picture.low_w[row])
+    if nameplate.is_on_off[row] == 1:
+        on_w = float(nameplate.power_max_w[row] if nameplate.power_max_w[row] > 0.0 else nameplate.power_min_w[row])
+        level_w = max(0.0, on_w) if sign > 0 else min(0.0, on_w)
+        if not low_w - 1.0 <= level_w <= high_w + 1.0:
+            return 0.0
+        reach_w = sign * (level_w - reference_w)
+    elif sign > 0:
+        reach_w = 0.0 if nameplate.technology[row] == _PV else high_w - reference_w
+    else:
+        reach_w = reference_w - low_w
+    worth_w = max(WORTH_W, WORTH_FRAC * nameplate.rating_w[row])
+    return reach_w if reach_w >= worth_w else 0.0
+
+
+@kernel()
+def _default_w(nameplate: Nameplate, row: int, reference_w: float, held_w: float) -> float:
+    """Return the change that a device shows once its lease has run out."""
+    fallback = nameplate.fallback[row]
+    return -reference_w if fallback == 1 else held_w if fallback == 2 else 0.0
+
+
+@kernel()
+def _credit(
+    members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases
+) -> tuple[float, float]:
+    """Return what a device that holds our lease is believed to deliver, and the variance of that.
+
+    Its reading counts once it is late enough to show the command; before that, and in silence, its lease does.
+    """
+    row = members.row[k]
+    reference_w = float(members.reference_w[k])
+    held_w = float(members.held_w[k])
+    record = min(1.0, max(0.0, float(picture.record_frac[row])))
+    trust = picture.trust[row]
+    is_heard = trust == 1 or trust == 2 or trust == 4
+    power_w = float(picture.power_w[row])
+    sd_w = float(picture.power_sd_w[row])
+    sent_ns = leases.sent_mono_ns[row]
+    wait_s = settle_s(nameplate, row, held_w, picture.source[row])
+    if is_heard and (picture.received_mono_ns[row] - sent_ns) * _NS >= wait_s:
+        return power_w - reference_w, sd_w * sd_w
+    is_acknowledged = leases.acked_seq[row] == leases.seq[row]
+    is_believed = is_acknowledged or (mono_ns - sent_ns) * _NS < _answer_s(nameplate, row)
+    if is_heard:
+        if is_believed:
+            on_its_way_w = float(leases.expected_w[row]) - reference_w
+            return on_its_way_w, sd_w * sd_w + held_w * held_w * record * (1.0 - record)
+        return power_w - reference_w, sd_w * sd_w + 0.25 * held_w * held_w
+    doubt_w = (1.0 - 0.5 * record) * abs(held_w)
+    if is_believed or _is_alive(nameplate, leases, row, mono_ns):
+        return record * held_w, held_w * held_w * record * (1.0 - record) + sd_w * sd_w
+    return _default_w(nameplate, row, reference_w, held_w), doubt_w * doubt_w + sd_w * sd_w
+
+
+@kernel()
+def _leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
+    """Return what a device that was let go still delivers because it has not heard of it."""
+    row = members.row[k]
+    sent_ns = leases.sent_mono_ns[row]
+    change_w = float(leases.setpoint_w[row] - members.reference_w[k])
+    if (picture.received_mono_ns[row] - sent_ns) * _NS >= settle_s(nameplate, row, change_w, picture.source[row]):
+        is_still_there = abs(picture.power_w[row] - leases.setpoint_w[row]) <= 0.1 * abs(change_w)
+        return float(picture.power_w[row] - members.reference_w[k]) if is_still_there else 0.0
+    is_silent = picture.trust[row] == 0 or picture.trust[row] == 3
+    return change_w if is_silent and _is_alive(nameplate, leases, row, mono_ns) else 0.0
+
+
+@kernel()
+def _count_held(
+    members: Members, k: int, nameplate: Nameplate, slots: Slots, picture: Picture, leases: Leases, sums: F8
+) -> None:
+    """Add a device that holds our lease to the four levels of truth and to the funnel."""
+    row = members.row[k]
+    reference_w = members.reference_w[k]
+    held_w = members.held_w[k]
+    sums[_TARGETED] += 1.0
+    sums[_COMMANDED] += held_w
+    sums[_REFERENCE] += reference_w
+    if leases.acked_seq[row] >= 0:
+        sums[_N_ACKNOWLEDGED] += 1.0
+        sums[_ACKNOWLEDGED] += leases.acked_w[row] - reference_w
+    said_w = slots.power_w[1, row]
+    said_w = slots.power_w[2, row] if math.isnan(said_w) else said_w
+    if not math.isnan(said_w):
+        sums[_REPORTED] += said_w - reference_w
+    if not math.isnan(slots.power_w[0, row]):
+        sums[_MEASURED] += slots.power_w[0, row] - reference_w
+    if held_w != 0.0 and not math.isnan(picture.power_w[row]):
+        share = (picture.power_w[row] - reference_w) / held_w
+        sums[_MOVING] += 1.0 if share >= MOVING_FRAC else 0.0
+        sums[_N_DELIVERED] += 1.0 if share >= DELIVERED_FRAC else 0.0
+
+
+@kernel(
+    types.void(types.int64, types.int64, types.int64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8)
+)
+def weigh(
+    sign: int,
+    dispatch_no: int,
+    mono_ns: int,
+    members: Members,
+    nameplate: Nameplate,
+    slots: Slots,
+    picture: Picture,
+    leases: Leases,
+    sums: F8,
+) -> None:
+    """Set each member's reference, mode, reach and credit for this cycle, and add all up in ``sums`` (SUM_NAMES).
+
+    ``sign`` is +1 when more power into the grid is wanted, else -1.
+    """
+    sums[:] = 0.0
+    for k in range(members.row.size):
+        row = members.row[k]
+        reference_w = _reference_now_w(members, k, nameplate, picture)
+        members.reference_w[k] = reference_w
+        is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
+        members.held_w[k] = leases.setpoint_w[row] - reference_w if is_held else 0.0
+        mode = _mode(members, k, sign, dispatch_no, mono_ns, nameplate, picture, leases, sums)
+        reach_w = _reach_w(members, k, sign, nameplate, picture) if mode == FREE else 0.0
+        credit_w, variance = 0.0, 0.0
+        if is_held:
+            credit_w, variance = _credit(members, k, mono_ns, nameplate, picture, leases)
+            _count_held(members, k, nameplate, slots, picture, leases, sums)
+        elif leases.state[row] == 2 and leases.dispatch_no[row] == dispatch_no:
+            credit_w = _leftover_w(members, k, mono_ns, nameplate, picture, leases)
+            sums[_PINNED_W] += credit_w
+        members.mode[k] = mode
+        members.reach_w[k] = reach_w
+        members.credit_w[k] = credit_w
+        sums[_DELIVERED] += credit_w
+        sums[_VARIANCE] += variance
+        sums[_REACH] += reach_w
+        sums[_ELIGIBLE] += 1.0 if mode != EXCLUDED else 0.0
+        if mode == PINNED:
+            sums[_PINNED_W] += credit_w
+        elif is_held and mode == FREE:
+            sums[_GAP] += members.held_w[k] - credit_w
+        if not math.isnan(picture.power_w[row]):
+            sums[_BASE] += reference_w if is_held else picture.power_w[row]
+            sums[_NET] += reference_w + credit_w if is_held else picture.power_w[row]

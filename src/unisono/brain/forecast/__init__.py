@@ -1,0 +1,1 @@
+"""What devices would do undispatched: clear-sky irradiance and reference powers."""

@@ -1,0 +1,105 @@
+"""Health and metrics of one role: ``/healthz`` and ``/metrics`` on a loopback port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import uvicorn
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Live streams that are open when we stop get this long to end.
+SHUTDOWN_S: Final = 2
+
+# Name of a check -> "" when all is well, else what is wrong.
+Checks = dict[str, Callable[[], str]]
+
+
+class Counters:
+    """The numeric fields of a service's own record, shown as they are at the moment of asking."""
+
+    def __init__(self, role: str, record_of_name: dict[str, Any]) -> None:
+        self._role = role
+        self._record_of_name = record_of_name
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield a gauge for each number, with the role as its label."""
+        for name, record in self._record_of_name.items():
+            for field in dataclasses.fields(record):
+                value = getattr(record, field.name)
+                if isinstance(value, bool | int | float):
+                    gauge = GaugeMetricFamily(f"unisono_{name}_{field.name}", f"{name}: {field.name}", labels=["role"])
+                    gauge.add_metric([self._role], float(value))
+                    yield gauge
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: names are known only when asked."""
+        return []
+
+
+class HealthApp:
+    """A raw ASGI application."""
+
+    def __init__(self, role: str, checks: Checks, record_of_name: dict[str, Any]) -> None:
+        self._role = role
+        self._checks = checks
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._registry.register(Counters(role, record_of_name))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        status, kind, body = self._answer(scope["path"])
+        headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _answer(self, path: str) -> tuple[int, bytes, bytes]:
+        if path == "/metrics":
+            return 200, b"text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
+        if path == "/healthz":
+            problems = {name: problem for name, check in self._checks.items() if (problem := check())}
+            status = "ok" if not problems else "impaired"
+            body = json.dumps({"role": self._role, "status": status, "problems": problems}).encode()
+            return 503 if problems else 200, b"application/json", body
+        return 404, b"application/json", b'{"title": "only /healthz and /metrics are here"}'
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the role."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: ASGIApp, host: str, port: int) -> None:
+    """Serve HTTP until cancelled; what is being answered then is answered."""
+    settings = uvicorn.Config(
+        app,
+        host,
+        port,
+        log_config=None,
+        access_log=False,
+        lifespan="auto",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    server = _Server(settings)
+    task = asyncio.create_task(server.serve())
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await task
+        raise

@@ -1,0 +1,187 @@
+"""One role as a process: ``python -m unisono.main.roles ROLE``. Here settings and facts become running services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+import unisono
+from unisono.base.errors import InvalidInput, Unavailable
+from unisono.bus.connection import Bus, connect
+from unisono.main import config, endpoints, health, journal, warm
+from unisono.main.clock import SystemClock
+from unisono.main.config import Settings
+from unisono.main.endpoints import Endpoints
+from unisono.store.database import Database, open_database
+
+log = logging.getLogger(__name__)
+
+# An engine that restarts is back within 2 s; after this the supervisor's pauses take over.
+CONNECT_TIMEOUT_S: Final = 20.0
+
+
+@dataclass(slots=True)
+class Wiring:
+    """What every role is made from; services add their counters and checks."""
+
+    role: str
+    settings: Settings
+    facts: Endpoints
+    bus: Bus
+    database: Database
+    clock: SystemClock = field(default_factory=SystemClock)
+    record_of_name: dict[str, Any] = field(default_factory=dict)
+    checks: health.Checks = field(default_factory=dict)
+
+    @property
+    def instance(self) -> str:
+        """A name for this process among all of its role."""
+        return f"{self.role}-{os.uname().nodename}-{os.getpid()}"
+
+
+async def _historian(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    from unisono.services import historian, recorder
+    from unisono.store.history.objects import open_store
+
+    kept, recorded = historian.HistorianCounters(), recorder.RecorderCounters()
+    wiring.record_of_name |= {"historian": kept, "recorder": recorded}
+    store = open_store(wiring.settings.history_folder_url)
+    settings = historian.HistorianSettings(retention_days=retention_days(wiring.settings))
+    bus, database, clock = wiring.bus, wiring.database, wiring.clock
+    tasks.create_task(historian.run(bus, database, store, clock, settings=settings, counters=kept))
+    tasks.create_task(recorder.run(bus, database, clock, counters=recorded))
+
+
+def retention_days(settings: Settings) -> dict[str, int]:
+    """Return the days for which each kind of history is kept."""
+    return {
+        "readings": settings.retention_readings_days,
+        "rollup_15min": settings.retention_rollups_days,
+        "commands": settings.retention_commands_days,
+        "acks": settings.retention_commands_days,
+    }
+
+
+async def _realtime(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    from unisono.plant.state import PlantConfig
+    from unisono.services import realtime
+
+    settings = wiring.settings
+    shard = realtime.RealtimeSettings(
+        shard=0,
+        owner=wiring.instance,
+        checkpoint_path=settings.folder / "checkpoints" / "shard-0.bin",
+        plant=PlantConfig(cycle_s=settings.cycle_s),
+        checkpoint_every_s=settings.checkpoint_s,
+        lease_s=settings.lease_s,
+    )
+    tasks.create_task(realtime.run(shard, wiring.bus, wiring.database, wiring.clock))
+
+
+async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    from unisono.api.app import create_app
+    from unisono.api.context import ApiContext
+    from unisono.services import outbox_relay, picture
+
+    relay = outbox_relay.RelayState()
+    wiring.record_of_name["outbox_relay"] = relay
+    wiring.checks["outbox"] = lambda: relay.problem
+    seen = picture.Picture(wiring.clock, wiring.settings.shards)
+    wiring.checks["picture"] = seen.stale_reason
+    context = ApiContext(
+        database=wiring.database,
+        bus=wiring.bus,
+        picture=seen,
+        clock=wiring.clock,
+        entropy=os.urandom,
+        version=unisono.__version__,
+        instance=wiring.instance,
+    )
+    tasks.create_task(picture.run(wiring.bus, seen))
+    tasks.create_task(outbox_relay.run(wiring.database, wiring.bus, wiring.clock, relay))
+    port = endpoints.port_of(wiring.facts.api_url)
+    tasks.create_task(health.serve(create_app(context), wiring.settings.http_host, port))
+
+
+async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    raise InvalidInput("role", "front", "is not wired")
+
+
+WAY_OF_ROLE: Final[dict[str, Callable[[Wiring, asyncio.TaskGroup], Awaitable[None]]]] = {
+    "historian": _historian,
+    "realtime": _realtime,
+    "web": _web,
+    "front": _front,
+}
+
+
+async def run(role: str, settings: Settings, facts: Endpoints) -> None:
+    """Run a role until cancelled; a service that fails ends the role, and the supervisor starts it again."""
+    async with _wired(role, settings, facts) as wiring, asyncio.TaskGroup() as tasks:
+        await WAY_OF_ROLE[role](wiring, tasks)
+        # What is loaded now lives as long as we do: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        app = health.HealthApp(role, wiring.checks, wiring.record_of_name)
+        tasks.create_task(health.serve(app, settings.metrics_host, facts.metrics_port_of_role[role]))
+        log.info("role runs", extra={"instance": wiring.instance})
+
+
+@contextlib.asynccontextmanager
+async def _wired(role: str, settings: Settings, facts: Endpoints) -> AsyncIterator[Wiring]:
+    bus = await connect(facts.nats_url, facts.core_user, facts.core_password, role, CONNECT_TIMEOUT_S)
+    database = open_database(facts.database_url, name=f"unisono-{role}")
+    wiring = Wiring(role, settings, facts, bus, database)
+    wiring.checks["nats"] = lambda: "" if bus.is_connected else "NATS is away"
+    try:
+        yield wiring
+    finally:
+        database.close()
+        with contextlib.suppress(Unavailable):  # it is away already
+            await bus.close()
+
+
+async def _until_told(role: str, settings: Settings, facts: Endpoints) -> None:
+    """Run the role; SIGTERM and SIGINT cancel it."""
+    loop = asyncio.get_running_loop()
+    work = asyncio.ensure_future(run(role, settings, facts))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):  # told to stop: that is how a role ends
+        await work
+
+
+def _facts(settings: Settings, role: str) -> Endpoints:
+    """Return the supervisor's facts, or, for a role that is a unit of its own, those of the settings."""
+    if settings.nats_url is not None and not (settings.folder / endpoints.FILE_NAME).exists():
+        return endpoints.of_settings(settings, {role: settings.metrics_port})
+    return endpoints.read(settings)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the role that ``arguments`` name."""
+    if len(arguments) != 1 or arguments[0] not in WAY_OF_ROLE:
+        print(f"usage: python -m unisono.main.roles {{{','.join(WAY_OF_ROLE)}}}", file=sys.stderr)
+        return 2
+    role = arguments[0]
+    settings = config.load()
+    warm.choose_cache(Path(settings.folder))
+    journal.start(role, settings.folder, settings.log_level)
+    uvloop.run(_until_told(role, settings, _facts(settings, role)))
+    log.info("role ends")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

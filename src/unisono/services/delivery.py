@@ -1,0 +1,119 @@
+"""Delivery: ``commands.<shard>.<epoch>`` -> one JSON message a gateway, over the gateway's own link.
+
+Pushed links are served from a durable place, so that a frame is handed over once by one of the fronts; fetched links
+hold what they are given, so every front fills its own from a replay of the last minutes. Frames of an epoch lower
+than the highest seen, and what has expired, are dropped here already; gateways and devices drop them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from unisono.base.clock import Clock
+from unisono.base.errors import DamagedRecord, Unavailable
+from unisono.base.instants import NS_PER_S
+from unisono.bus.connection import Bus
+from unisono.bus.consumers import KeptMessage
+from unisono.links.contract import CommandWay, Handed, Link
+from unisono.links.http_push import HeldCommands
+from unisono.links.identity import Identity
+from unisono.model.batches import CommandFrames
+from unisono.wire.frames import messages_of
+
+log = logging.getLogger(__name__)
+
+STREAM: Final = "COMMANDS"
+SUBJECT: Final = "commands.*.*"
+DURABLE: Final = "delivery"
+# Longer than any lease: what a gateway could still have to fetch after a front's restart.
+HELD_WINDOW_S: Final = 900
+RETRY_S: Final = 0.25
+# Written before it is sent, at most so long ago: a cycle's frames reach gateways within a second, or not at all.
+ACK_WAIT_S: Final = 10.0
+
+
+class Delivery:
+    """One front's part in delivering; ``outcomes`` counts messages by what became of them."""
+
+    def __init__(
+        self, bus: Bus, clock: Clock, identity: Identity, links: Mapping[str, Link], held: HeldCommands
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._identity = identity
+        self._links = links
+        self._held = held
+        self._epoch_of_shard: dict[tuple[bool, int], int] = {}
+        self.outcomes: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._push(), name="pushed commands")
+            tasks.create_task(self._fill(), name="fetched commands")
+
+    async def _push(self) -> None:
+        place = self._bus.durable(STREAM, SUBJECT, DURABLE, ack_wait_s=ACK_WAIT_S)
+        while True:
+            try:
+                messages = await place.fetch()
+                for message in messages:
+                    await self._hand_over(message, is_fetched=False)
+                await place.ack(messages)
+            except Unavailable:
+                if self._bus.is_closed:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    async def _fill(self) -> None:
+        since_ns = self._clock.wall_ns() - HELD_WINDOW_S * NS_PER_S
+        reader = self._bus.reader(STREAM, SUBJECT, 1, since_ns)
+        while True:
+            for message in await reader.take(500, 1.0):
+                await self._hand_over(message, is_fetched=True)
+                self._held.pass_cursor(message.seq)
+
+    async def _hand_over(self, message: KeptMessage, *, is_fetched: bool) -> None:
+        frames = self._decoded(message, is_fetched=is_fetched)
+        if frames is None:
+            return
+        for outgoing in messages_of(frames, self._clock.wall_ns()):
+            gateway = self._identity.gateway_of_no(outgoing.gateway_no)
+            link = None if gateway is None or gateway.is_revoked else self._links.get(gateway.link)
+            if gateway is None or link is None:
+                self.outcomes["no_link"] += not is_fetched
+                continue
+            if (link.manifest.command_way is CommandWay.FETCHED) is not is_fetched:
+                continue
+            handed = await link.deliver(gateway, outgoing.message, message.seq)
+            self.outcomes[handed] += 1
+            if handed is Handed.UNREACHABLE:
+                # The plant repeats what is not acknowledged; here is nothing to wait for.
+                log.debug("gateway %s is unreachable", gateway.gateway_id)
+
+    def _decoded(self, message: KeptMessage, *, is_fetched: bool) -> CommandFrames | None:
+        try:
+            frames = CommandFrames.decode(message.payload)
+        except DamagedRecord as wrong:
+            log.warning("commands at %d: %s", message.seq, wrong)
+            self.outcomes["damaged"] += 1
+            return None
+        # The two readers are at different places of the stream, so each has its own highest epoch.
+        key = (is_fetched, frames.shard)
+        newest = self._epoch_of_shard.get(key, 0)
+        if frames.epoch < newest:
+            self.outcomes["old_epoch"] += 1
+            return None
+        self._epoch_of_shard[key] = frames.epoch
+        return frames
+
+
+async def run(
+    bus: Bus, clock: Clock, identity: Identity, links: Mapping[str, Link], held: HeldCommands
+) -> None:
+    """Deliver until cancelled; ``identity``, ``links`` and ``held`` are those of a running ``front.Front``."""
+    await Delivery(bus, clock, identity, links, held).run()

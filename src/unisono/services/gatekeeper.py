@@ -1,0 +1,166 @@
+"""The gatekeeper: who may connect to NATS and MQTT, asked by the server at each connection (auth callout).
+
+user = gateway id, password = its secret; a gateway may publish below ``u.<gateway>.`` and read below ``c.<gateway>``,
+nothing else. Format of requests and answers: docs.nats.io, "Auth Callout"; JWTs signed with the account's key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from unisono.base.clock import Clock
+from unisono.base.errors import DamagedRecord, Unavailable
+from unisono.base.instants import NS_PER_S
+from unisono.bus.connection import Bus
+from unisono.engines.nkey import AccountKey
+from unisono.links.identity import Identity
+
+log = logging.getLogger(__name__)
+
+SUBJECT: Final = "$SYS.REQ.USER.AUTH"
+# Several gatekeepers share the asking.
+QUEUE: Final = "gatekeepers"
+SYSTEM_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatekeeperSettings:
+    """``account_seed_path`` holds the seed of the account that signs; ``account`` is where gateways are placed."""
+
+    account_seed_path: Path
+    account: str = "PLANT"
+
+
+class Gatekeeper:
+    """Answers the server's questions out of the live Identity."""
+
+    def __init__(self, identity: Identity, clock: Clock, settings: GatekeeperSettings) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._account = settings.account
+        self._key = AccountKey.of_seed(settings.account_seed_path.read_text())
+        self.n_admitted = 0
+        self.n_refused = 0
+
+    async def answer(self, request: bytes) -> bytes:
+        """Return the signed answer to one request: a user's rights, or why not."""
+        asked = _claims(request)["nats"]
+        options = asked.get("connect_opts", {})
+        entry = self._identity.authenticate(str(options.get("user", "")), str(options.get("pass", "")))
+        user_nkey, server_id = asked["user_nkey"], asked["server_id"]["id"]
+        if entry is None:
+            self.n_refused += 1
+            # The same words for unknown, wrong and revoked: an outsider learns nothing.
+            return self._response(user_nkey, server_id, {"error": "unknown gateway or wrong secret"})
+        self.n_admitted += 1
+        rights = {
+            "type": "user",
+            "version": 2,
+            "pub": {"allow": [f"u.{entry.gateway_id}.>"]},
+            # Both are needed for an MQTT subscription to c/<gateway>/#.
+            "sub": {"allow": [f"c.{entry.gateway_id}", f"c.{entry.gateway_id}.>"]},
+            "subs": -1,
+            "data": -1,
+            "payload": -1,
+        }
+        user = self._signed({"sub": user_nkey, "aud": self._account, "name": entry.gateway_id, "nats": rights})
+        return self._response(user_nkey, server_id, {"jwt": user})
+
+    def _response(self, user_nkey: str, server_id: str, content: dict[str, str]) -> bytes:
+        body = {"type": "authorization_response", "version": 2, **content}
+        return self._signed({"sub": user_nkey, "aud": server_id, "nats": body}).encode()
+
+    def _signed(self, claims: dict[str, Any]) -> str:
+        claims = {"iss": self._key.public, "iat": self._clock.wall_ns() // NS_PER_S, **claims}
+        claims["jti"] = _base64(hashlib.sha256(json.dumps(claims).encode()).digest())
+        head = _base64(b'{"typ":"JWT","alg":"ed25519-nkey"}')
+        signed = f"{head}.{_base64(json.dumps(claims).encode())}"
+        return f"{signed}.{_base64(self._key.sign(signed.encode()))}"
+
+
+async def run(
+    bus: Bus,
+    identity: Identity,
+    clock: Clock,
+    settings: GatekeeperSettings,
+    *,
+    may_admit: asyncio.Event,
+    system: Bus | None = None,
+    to_disconnect: asyncio.Queue[str] | None = None,
+) -> None:
+    """Answer from the moment ``may_admit`` is set, until cancelled.
+
+    With ``system`` (a connection as the server's system user) gateways named in ``to_disconnect`` are cut off at once;
+    without it a revoked gateway stays until it reconnects.
+    """
+    gatekeeper = Gatekeeper(identity, clock, settings)
+
+    async def answer(request: bytes) -> bytes:
+        try:
+            return await gatekeeper.answer(request)
+        except (DamagedRecord, KeyError) as wrong:
+            log.warning("a question of the server can't be read: %s", wrong)
+            return b""
+
+    await may_admit.wait()
+    serving = await bus.serve(SUBJECT, answer, QUEUE)
+    try:
+        while True:
+            if system is None or to_disconnect is None:
+                await asyncio.Event().wait()
+                continue
+            gateway_id = await to_disconnect.get()
+            try:
+                n_cut = await cut_off(system, gateway_id)
+            except Unavailable as wrong:
+                log.warning("gateway %s is revoked but may still be connected: %s", gateway_id, wrong)
+            else:
+                log.info("gateway %s: %d connections closed", gateway_id, n_cut)
+    finally:
+        if bus.is_connected:
+            await serving.stop()
+
+
+async def cut_off(system: Bus, gateway_id: str) -> int:
+    """Close every connection of a gateway at the server that answers first; return how many. Raises Unavailable."""
+    body = json.dumps({"auth": True, "user": gateway_id}).encode()
+    found = _parsed(await system.request("$SYS.REQ.SERVER.PING.CONNZ", body, SYSTEM_TIMEOUT_S))
+    server = found.get("server", {}).get("id", "")
+    connections = found.get("data", {}).get("connections", [])
+    for connection in connections:
+        kick = json.dumps({"cid": connection["cid"]}).encode()
+        await system.request(f"$SYS.REQ.SERVER.{server}.KICK", kick, SYSTEM_TIMEOUT_S)
+    return len(connections)
+
+
+def _claims(token: bytes) -> dict[str, Any]:
+    # It reached us on a subject that only the server may publish on; its signature is the server's per-run key.
+    parts = token.split(b".")
+    if len(parts) != 3:
+        raise DamagedRecord("auth request", "is no JWT")
+    try:
+        return _parsed(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
+    except ValueError as wrong:
+        raise DamagedRecord("auth request", str(wrong)) from wrong
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as wrong:
+        raise DamagedRecord("message of the server", str(wrong)) from wrong
+
+
+def _base64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+

@@ -1,0 +1,264 @@
+"""The region on a movable clock: frames go in, batches of readings and acknowledgements come out.
+
+    region = Region(WorldSpec(seed=7), start_ns)
+    region.registry()                   -> RegistryBatch: its gateways and devices
+    region.advance(now_ns)              -> list[ReadingBatch | AckBatch] that have reached the platform by now_ns
+    region.deliver(frames, now_ns)      command frames (renewals too) leave the platform at now_ns
+    region.true_deliverable_w(hold_s)   what can really be had upwards, now
+    region.misbehave(now_ns)            the timeline of faults begins
+    region.ledger.summary()             what really happened
+
+The order of a cycle is advance, plan, deliver. One seed and the same calls give the same batches, bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.base.instants import NS_PER_S
+from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
+from unisono.model.registry import RegistryBatch
+from unisono.model.technology import AckCode, SourceKind
+from unisono.sim import leases, records
+from unisono.sim.devices import Answers, Devices, Reports
+from unisono.sim.drivers import Drivers
+from unisono.sim.ledger import Ledger
+from unisono.sim.network import ColumnQueue, Network, Retained
+from unisono.sim.roster import MQTT_BATCH, Floats, Roster
+from unisono.sim.spec import WorldSpec
+
+Whole = NDArray[np.int64]
+
+
+class Region:
+    """A world of devices behind a network. Device numbers are roster rows + 1, gateway numbers gateways + 1."""
+
+    def __init__(self, spec: WorldSpec, start_ns: int, drivers: Drivers | None = None) -> None:
+        self.spec = spec
+        self.devices = Devices(spec, start_ns, 0, drivers)
+        self._start_ns = start_ns
+        self._network = Network(spec, self.roster, start_ns)
+        self._retained = Retained(self.roster.n_devices)
+        self._commands = ColumnQueue(leases.N_COMMAND)
+        self._renewals = ColumnQueue(5)
+        self._acks = ColumnQueue(6)
+        self._late = ColumnQueue(1)
+        self._held: dict[int, Reports] = {}
+        is_cloud = self.roster.cloud_of_gateway[self.roster.gateway_of_row] >= 0
+        self._source_kind = np.where(is_cloud, int(SourceKind.VENDOR_CLOUD), int(SourceKind.DEVICE)).astype(np.uint8)
+        # Constant path delays of readings; a vendor cloud's values are some seconds old when it passes them on.
+        rng = np.random.default_rng([spec.seed, 11])
+        self._delay_s: Floats = np.where(is_cloud, rng.uniform(2.0, 10.0, is_cloud.size), rng.uniform(0.05, 0.4, is_cloud.size))
+        self._n_late = 0
+
+    @property
+    def roster(self) -> Roster:
+        """Who is in the region."""
+        return self.devices.roster
+
+    @property
+    def ledger(self) -> Ledger:
+        """The truth."""
+        return self.devices.ledger
+
+    def registry(self) -> RegistryBatch:
+        """Return the region's gateways and devices as the platform is told of them."""
+        return records.registry(self.roster)
+
+    def true_deliverable_w(self, hold_s: float) -> float:
+        """Return what reachable and willing devices could give above their twins from now on for ``hold_s``."""
+        return self.devices.true_deliverable_w(hold_s)
+
+    def misbehave(self, now_ns: int) -> None:
+        """Start the timeline of faults."""
+        self.devices.misbehave(now_ns)
+
+    def deliver(self, frames: CommandFrames, now_ns: int) -> None:
+        """Send commands and renewals on their way."""
+        if len(frames) == 0:
+            return
+        is_renewal = frames.device_no < 0
+        row = frames.device_no.astype(np.int64) - 1
+        known = ~is_renewal & (row < self.roster.n_devices) & (row >= 0)
+        self._send_commands(frames, np.flatnonzero(known), row, now_ns)
+        self._send_renewals(frames, np.flatnonzero(is_renewal), now_ns)
+
+    def advance(self, now_ns: int) -> list[ReadingBatch | AckBatch]:
+        """Let the region run to ``now_ns``; return what has reached the platform."""
+        self._outages(now_ns)
+        self._bring_commands(now_ns)
+        self._bring_renewals(now_ns)
+        back = self.devices.advance(now_ns, now_ns - self._start_ns)
+        self._bring_retained(back, now_ns)
+        arrived: list[ReadingBatch | AckBatch] = []
+        readings = self._readings(now_ns)
+        if readings is not None:
+            arrived.append(readings)
+        arrived.extend(self._ack_batches(now_ns))
+        return arrived
+
+    def _send_commands(self, frames: CommandFrames, at: NDArray[np.intp], row: Whole, now_ns: int) -> None:
+        if not at.size:
+            return
+        command = np.empty((leases.N_COMMAND, at.size), np.int64)
+        command[leases.C_ROW] = row[at]
+        command[leases.C_GATEWAY] = self.roster.gateway_of_row[row[at]]
+        command[leases.C_EPOCH] = frames.epoch
+        command[leases.C_SEQ] = frames.seq[at]
+        command[leases.C_KIND] = frames.kind[at]
+        command[leases.C_FALLBACK] = frames.fallback[at]
+        command[leases.C_START_NS] = frames.start_ns[at]
+        command[leases.C_EXPIRES_NS] = frames.expires_ns[at]
+        command[leases.C_TTL_NS] = (frames.ttl_s[at].astype(np.float64) * NS_PER_S).astype(np.int64)
+        command[leases.C_AT_NS] = now_ns
+        value = frames.value[at].astype(np.float64)
+        self._retained.keep(command, value)
+        arrives, due = self._network.to_gateways(command[leases.C_GATEWAY], now_ns)
+        command = command[:, arrives]
+        command[leases.C_AT_NS] = due
+        self._commands.push(command, value[arrives], due)
+
+    def _send_renewals(self, frames: CommandFrames, at: NDArray[np.intp], now_ns: int) -> None:
+        gateway = frames.gateway_no[at].astype(np.int64) - 1
+        fits = (gateway >= 0) & (gateway < self.roster.n_gateways)
+        at, gateway = at[fits], gateway[fits]
+        if not at.size:
+            return
+        renewal = np.vstack([gateway, np.full(at.size, frames.epoch), frames.seq[at], frames.expires_ns[at], np.zeros(at.size, np.int64)])
+        arrives, due = self._network.to_gateways(gateway, now_ns)
+        self._renewals.push(renewal[:, arrives], np.zeros(arrives.size), due)
+
+    def _bring_commands(self, now_ns: int) -> None:
+        command, value, due = self._commands.pop_due(now_ns)
+        gateway = command[leases.C_GATEWAY]
+        is_up = self.devices.faults.gateway_is_up[gateway]
+        self._poll_again(self._commands, command, value, gateway, due, ~is_up, leases.C_AT_NS)
+        if is_up.any():
+            answers = self.devices.receive(command[:, is_up], value[is_up], now_ns - self._start_ns)
+            self._push_acks(answers)
+
+    def _bring_renewals(self, now_ns: int) -> None:
+        renewal, none, due = self._renewals.pop_due(now_ns)
+        is_up = self.devices.faults.gateway_is_up[renewal[0]]
+        self._poll_again(self._renewals, renewal, none, renewal[0], due, ~is_up, 4)
+        answered, codes = np.flatnonzero(is_up), []
+        for at in answered:
+            gateway, epoch, seq, expires_ns, _ = (int(x) for x in renewal[:, at])
+            code = self.devices.renew(gateway, epoch, seq, is_expired=int(due[at]) > expires_ns, mono_ns=now_ns - self._start_ns)
+            codes.append(code)
+        self.ledger.n_renewals += answered.size
+        if answered.size:
+            row = np.full(answered.size, -1, np.int64)
+            code_column = np.array(codes, np.uint8)
+            self._push_acks(Answers(row, renewal[0][answered], renewal[1][answered], renewal[2][answered], code_column, due[answered]))
+
+    def _poll_again(
+        self, queue: ColumnQueue, columns: Whole, values: Floats, gateway: Whole, due: Whole, down: NDArray[np.bool_], at_column: int
+    ) -> None:
+        """What a dark vendor cloud has not fetched waits for its next poll; what a gateway missed is lost."""
+        waits = down & (self.roster.cloud_of_gateway[gateway] >= 0)
+        if waits.any():
+            later = self._network.next_poll_ns(gateway[waits], due[waits] + NS_PER_S)
+            moved = columns[:, waits]
+            moved[at_column] = later
+            queue.push(moved, values[waits], later)
+
+    def _push_acks(self, answers: Answers) -> None:
+        """Send answers back; only a gateway of many devices says that it can't reach one."""
+        says = (answers.code != int(AckCode.UNREACHABLE)) | (self.roster.gateway_kind[answers.gateway] == MQTT_BATCH)
+        arrives = says & (self._network.fate_of_readings(says.size)[0] == 0)
+        row, gateway = answers.row[arrives], answers.gateway[arrives]
+        due = answers.at_ns[arrives] + (self._network.travel_s(row.size) * NS_PER_S).astype(np.int64)
+        columns = np.vstack([row, gateway, answers.epoch[arrives], answers.seq[arrives], answers.code[arrives], answers.at_ns[arrives]])
+        self._acks.push(columns.astype(np.int64), np.zeros(row.size), due)
+
+    def _ack_batches(self, now_ns: int) -> list[AckBatch]:
+        """Return one batch of devices' answers, and one a gateway for answers to renewals."""
+        columns, _, _ = self._acks.pop_due(now_ns)
+        if columns.shape[1] == 0:
+            return []
+        of_device = columns[0] >= 0
+        batches = []
+        if of_device.any():
+            batches.append(_ack_batch(-1, now_ns, columns[:, of_device]))
+        renewals = columns[:, ~of_device]
+        for at in range(renewals.shape[1]):
+            batches.append(_ack_batch(records.gateway_no_of(int(renewals[1, at])), now_ns, renewals[:, at : at + 1]))
+        return batches
+
+    def _readings(self, now_ns: int) -> ReadingBatch | None:
+        reports = self.devices.collect(now_ns, self._delay_s)
+        lost, doubled, held = self._network.fate_of_readings(reports.row.size)
+        late = self._late_now(now_ns)
+        self._hold_back(reports, held, now_ns)
+        at = np.flatnonzero(~lost & ~held)
+        at = np.concatenate([at, np.flatnonzero(doubled)])
+        parts = [(reports, at), *((part, np.arange(part.row.size)) for part in late)]
+        n = sum(len(positions) for _, positions in parts)
+        if n == 0:
+            return None
+        self.ledger.count("readings_arrived", n)
+        row = np.concatenate([part.row[positions] for part, positions in parts])
+        columns = {
+            "device_no": row + 1,
+            "source_kind": self._source_kind[row],
+            "reading_kind": np.zeros(n, np.uint8),
+            "quality": np.zeros(n, np.uint8),
+            "status": np.concatenate([part.status[positions] for part, positions in parts]),
+            "measured_ns": np.concatenate([part.measured_ns[positions] for part, positions in parts]),
+            "power_w": np.concatenate([part.power_w[positions] for part, positions in parts]),
+            "soc_frac": np.concatenate([part.soc_frac[positions] for part, positions in parts]),
+            "temperature_degc": np.concatenate([part.temperature_degc[positions] for part, positions in parts]),
+        }
+        return ReadingBatch.of_columns({"gateway_no": -1, "batch_seq": -1, "known_ns": now_ns}, columns)
+
+    def _hold_back(self, reports: Reports, held: NDArray[np.bool_], now_ns: int) -> None:
+        at = np.flatnonzero(held)
+        due = now_ns + (self._network.held_s(at.size) * NS_PER_S).astype(np.int64)
+        numbers = np.arange(self._n_late, self._n_late + at.size)
+        self._n_late += at.size
+        for number, position in zip(numbers, at, strict=True):
+            one = slice(int(position), int(position) + 1)
+            self._held[int(number)] = Reports(
+                reports.row[one],
+                reports.measured_ns[one],
+                reports.power_w[one],
+                reports.soc_frac[one],
+                reports.temperature_degc[one],
+                reports.status[one],
+            )
+        self._late.push(numbers[np.newaxis, :], np.zeros(at.size), due)
+
+    def _late_now(self, now_ns: int) -> list[Reports]:
+        numbers, _, _ = self._late.pop_due(now_ns)
+        return [self._held.pop(int(number)) for number in numbers[0]]
+
+    def _outages(self, now_ns: int) -> None:
+        """Gateways lose their connection and come back: with a storm of readings, and with old commands."""
+        gone, back = self._network.outages(now_ns)
+        self.devices.faults.gateway_is_up[gone] = False
+        self.devices.faults.gateway_is_up[back] = True
+        if back.size:
+            self.devices.report_at_once(back, now_ns)
+            self._bring_retained(back, now_ns)
+
+    def _bring_retained(self, gateways: NDArray[np.intp], now_ns: int) -> None:
+        for gateway in gateways:
+            command, value = self._retained.of_rows(self.devices.rows_of_gateway[int(gateway)])
+            command[leases.C_AT_NS] = now_ns
+            self._commands.push(command, value, np.full(value.size, now_ns))
+
+
+def _ack_batch(gateway_no: int, known_ns: int, columns: Whole) -> AckBatch:
+    row = columns[0]
+    return AckBatch.of_columns(
+        {"gateway_no": gateway_no, "known_ns": known_ns},
+        {
+            "device_no": np.where(row >= 0, row + 1, -1),
+            "epoch": columns[2],
+            "seq": columns[3],
+            "code": columns[4],
+            "answered_ns": columns[5],
+        },
+    )

@@ -1,0 +1,209 @@
+"""Devices after their enrolment: finding them, and the changes of their life, each announced with a higher revision."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from unisono.base.errors import Conflict, InvalidInput, NotFound
+from unisono.model.dispatch import OptOutChange
+from unisono.model.ratings import OwnerLimits, Ratings
+from unisono.model.registry import DeviceRecord
+from unisono.model.technology import Lifecycle
+from unisono.store import device_records, outbox
+from unisono.store.tables.devices import DEVICE, DEVICE_RATING, DEVICE_TOPOLOGY, GATEWAY, OPT_OUT
+from unisono.store.tables.places import SITE
+
+_D = DEVICE.c
+
+# Where a device may go from each state; retired is the end.
+NEXT_OF_LIFECYCLE: Final = {
+    Lifecycle.DECLARED: (Lifecycle.COMMISSIONING, Lifecycle.ACTIVE, Lifecycle.RETIRED),
+    Lifecycle.COMMISSIONING: (Lifecycle.DECLARED, Lifecycle.ACTIVE, Lifecycle.SUSPENDED, Lifecycle.RETIRED),
+    Lifecycle.ACTIVE: (Lifecycle.SUSPENDED, Lifecycle.RETIRED),
+    Lifecycle.SUSPENDED: (Lifecycle.COMMISSIONING, Lifecycle.ACTIVE, Lifecycle.RETIRED),
+    Lifecycle.RETIRED: (),
+}
+
+
+def numbers_of_ids(connection: Connection, organisation_id: str, device_ids: Sequence[str]) -> list[int]:
+    """Return the device_no of each id, in their order; NotFound names the first that is not the organisation's."""
+    mine = select(_D.device_id, _D.device_no).where(
+        (_D.organisation_id == organisation_id) & _D.device_id.in_(device_ids)
+    )
+    no_of_id = {row.device_id: row.device_no for row in connection.execute(mine)}
+    for device_id in device_ids:
+        if device_id not in no_of_id:
+            raise NotFound("device", device_id)
+    return [no_of_id[device_id] for device_id in device_ids]
+
+
+def set_lifecycle(
+    connection: Connection, organisation_id: str, device_ids: Sequence[str], lifecycle: Lifecycle, now_ns: int
+) -> list[DeviceRecord]:
+    """Move devices to a state of their life, announce them, and return their records; those there already are left alone.
+
+    All or none: Conflict names the first that may not go there (see NEXT_OF_LIFECYCLE), NotFound the first unknown.
+    """
+    device_nos = numbers_of_ids(connection, organisation_id, device_ids)
+    present = connection.execute(
+        select(_D.device_no, _D.device_id, _D.lifecycle).where(_D.device_no.in_(device_nos)).with_for_update()
+    ).all()
+    moving = [row for row in present if row.lifecycle != lifecycle]
+    for row in moving:
+        if lifecycle not in NEXT_OF_LIFECYCLE[Lifecycle(row.lifecycle)]:
+            before = Lifecycle(row.lifecycle).name.lower()
+            raise Conflict("device", row.device_id, f"is {before} and can't become {lifecycle.name.lower()}")
+    return _change(connection, organisation_id, [row.device_no for row in moving], now_ns, lifecycle=int(lifecycle))
+
+
+def set_ratings(
+    connection: Connection,
+    organisation_id: str,
+    device_id: str,
+    now_ns: int,
+    *,
+    ratings: Ratings | None = None,
+    limits: OwnerLimits | None = None,
+) -> DeviceRecord:
+    """Let new ratings or owner's limits hold from now on, announce the device, and return its record.
+
+    The former ones stay, with their validity. InvalidInput if a value is refused by a table's check.
+    """
+    device_no = numbers_of_ids(connection, organisation_id, [device_id])[0]
+    before = device_records.of_devices(connection, [device_no], now_ns)[0]
+    values = device_records.rating_values(ratings or before.ratings, limits or before.limits)
+    c = DEVICE_RATING.c
+    is_open = (c.device_no == device_no) & c.valid_to_ns.is_(None)
+    since = {"device_no": device_no, "organisation_id": organisation_id, "valid_from_ns": now_ns, "known_at_ns": now_ns}
+    _close(connection, DEVICE_RATING, is_open, now_ns)
+    connection.execute(insert(DEVICE_RATING), {**since, **values})
+    return _change(connection, organisation_id, [device_no], now_ns)[0]
+
+
+def ratings_at(connection: Connection, device_no: int, at_ns: int, known_ns: int) -> tuple[Ratings, OwnerLimits]:
+    """Return what held at ``at_ns`` as far as it was known at ``known_ns``; NotFound before the enrolment."""
+    c = DEVICE_RATING.c
+    names = (*device_records.RATING_FIELDS, *device_records.LIMIT_FIELDS)
+    held = (c.device_no == device_no) & (c.valid_from_ns <= at_ns) & (c.known_at_ns <= known_ns)
+    newest = select(*(c[name] for name in names)).where(held).order_by(c.valid_from_ns.desc(), c.known_at_ns.desc())
+    row = connection.execute(newest.limit(1)).first()
+    if row is None:
+        raise NotFound("rating of device", str(device_no))
+    values = row._asdict()
+    ratings = Ratings(**{name: values[name] for name in device_records.RATING_FIELDS})
+    return ratings, OwnerLimits(**{name: values[name] for name in device_records.LIMIT_FIELDS})
+
+
+def set_gateway(
+    connection: Connection, organisation_id: str, device_id: str, gateway_id: str | None, now_ns: int
+) -> DeviceRecord:
+    """Connect a device through another gateway (None: through none), announce it, and return its record."""
+    gateway_no = None
+    if gateway_id is not None:
+        mine = (GATEWAY.c.organisation_id == organisation_id) & (GATEWAY.c.gateway_id == gateway_id)
+        gateway_no = connection.execute(select(GATEWAY.c.gateway_no).where(mine)).scalar_one_or_none()
+        if gateway_no is None:
+            raise NotFound("gateway", gateway_id)
+    device_nos = numbers_of_ids(connection, organisation_id, [device_id])
+    return _change(connection, organisation_id, device_nos, now_ns, gateway_no=gateway_no)[0]
+
+
+def set_node_path(
+    connection: Connection, organisation_id: str, device_id: str, node_path: str, now_ns: int
+) -> DeviceRecord:
+    """Place a device elsewhere in the grid from now on, announce it, and return its record; the former place stays dated."""
+    device_nos = numbers_of_ids(connection, organisation_id, [device_id])
+    c = DEVICE_TOPOLOGY.c
+    _close(connection, DEVICE_TOPOLOGY, (c.device_no == device_nos[0]) & c.valid_to_ns.is_(None), now_ns)
+    since = {"organisation_id": organisation_id, "valid_from_ns": now_ns, "known_at_ns": now_ns}
+    connection.execute(insert(DEVICE_TOPOLOGY), {"device_no": device_nos[0], "node_path": node_path, **since})
+    return _change(connection, organisation_id, device_nos, now_ns, node_path=node_path)[0]
+
+
+def replace(
+    connection: Connection, organisation_id: str, device_id: str, new_device_id: str, now_ns: int
+) -> list[DeviceRecord]:
+    """Retire a device in favour of another one of the same site, announce it, and return its record.
+
+    Conflict if the new one stands elsewhere, is retired, or is the same.
+    """
+    old_no, new_no = numbers_of_ids(connection, organisation_id, [device_id, new_device_id])
+    old, new = device_records.of_devices(connection, sorted({old_no, new_no}), now_ns)[:: 1 if old_no <= new_no else -1][:2]
+    if old_no == new_no or new.lifecycle == Lifecycle.RETIRED or old.site_no != new.site_no:
+        raise Conflict("device", new_device_id, "must be another device of the same site that is not retired")
+    values = {"lifecycle": int(Lifecycle.RETIRED), "replaced_by": new_no}
+    return _change(connection, organisation_id, [old_no], now_ns, **values)
+
+
+def opt_out(
+    connection: Connection,
+    organisation_id: str,
+    device_id: str,
+    window: tuple[int, int],
+    now_ns: int,
+    *,
+    request_id: str,
+    reason: str = "",
+) -> OptOutChange:
+    """Keep an owner's word to leave the device alone in [start_ns, end_ns), tell the shard, and return it.
+
+    ``request_id`` makes it repeatable. InvalidInput if the window ends before it starts.
+    """
+    start_ns, end_ns = window
+    if end_ns <= start_ns:
+        raise InvalidInput("end", end_ns, "must be after start")
+    device_no = numbers_of_ids(connection, organisation_id, [device_id])[0]
+    word = OptOutChange(request_id=request_id, device_no=device_no, start_ns=start_ns, end_ns=end_ns, reason=reason)
+    connection.execute(
+        insert(OPT_OUT), {**msgspec.structs.asdict(word), "organisation_id": organisation_id, "known_at_ns": now_ns}
+    )
+    outbox.put_request(connection, word, organisation_id, now_ns, _shard(connection, device_no))
+    _change(connection, organisation_id, [device_no], now_ns)
+    return word
+
+
+def withdraw_opt_out(connection: Connection, organisation_id: str, request_id: str, now_ns: int) -> OptOutChange:
+    """Take an opt-out back from now on: its window ends here (empty if it has not begun); tell the shard, return it.
+
+    NotFound if the organisation has none of that id; again, it changes nothing.
+    """
+    c = OPT_OUT.c
+    mine = (c.organisation_id == organisation_id) & (c.request_id == request_id)
+    row = connection.execute(select(OPT_OUT).where(mine).with_for_update()).first()
+    if row is None:
+        raise NotFound("opt_out", request_id)
+    end_ns = min(row.end_ns, max(row.start_ns, row.withdrawn_ns or now_ns))
+    word = OptOutChange(
+        request_id=request_id, device_no=row.device_no, start_ns=row.start_ns, end_ns=end_ns, reason=row.reason
+    )
+    if row.withdrawn_ns is None:
+        connection.execute(update(OPT_OUT).where(mine).values(withdrawn_ns=now_ns))
+        outbox.put_request(connection, word, organisation_id, now_ns, _shard(connection, row.device_no))
+        _change(connection, organisation_id, [row.device_no], now_ns)
+    return word
+
+
+def _change(
+    connection: Connection, organisation_id: str, device_nos: Collection[int], now_ns: int, **values: object
+) -> list[DeviceRecord]:
+    if not device_nos:
+        return []
+    raised = update(DEVICE).where(_D.device_no.in_(device_nos)).values(revision=_D.revision + 1, **values)
+    connection.execute(raised)
+    return device_records.announce(connection, organisation_id, device_nos, now_ns)
+
+
+def _close(connection: Connection, table: Any, is_open: ColumnElement[bool], now_ns: int) -> None:
+    """End the open row of an effective-dated fact; one that began at this very instant never held and goes."""
+    connection.execute(table.delete().where(is_open & (table.c.valid_from_ns >= now_ns)))
+    connection.execute(update(table).where(is_open).values(valid_to_ns=now_ns))
+
+
+def _shard(connection: Connection, device_no: int) -> int:
+    found = select(SITE.c.shard).join_from(DEVICE, SITE, SITE.c.site_no == _D.site_no).where(_D.device_no == device_no)
+    return int(connection.execute(found).scalar_one())

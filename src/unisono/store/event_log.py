@@ -1,0 +1,113 @@
+"""The event log: one hash chain over everything decided and noticed, written by one writer at a time, never changed.
+
+``hash = sha256(prev + canon)``; ``canon`` is JSON with sorted keys of all that an entry says, its number included. So
+an entry that is changed, taken out or put in between breaks the chain at its place. What was cut off at the end can't be seen
+from the rest: print the head (reports do) and hand it to ``verify``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, select, text
+
+from unisono.base.errors import DamagedRecord
+from unisono.model.totals import LogEntry
+from unisono.store.bulk import copy_values
+from unisono.store.tables.records import EVENT_LOG
+
+# Any number, the same for all writers of one database.
+_WRITER_LOCK: Final = 7_233_003
+_GENESIS: Final = bytes(32)
+_ENTRIES_PER_READ: Final = 5000
+_COLUMNS: Final = tuple(column.name for column in EVENT_LOG.c)
+_C = EVENT_LOG.c
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The newest entry: its number and its hash (hex). An empty log is at 0, with 64 zeros."""
+
+    seq: int
+    hash: str
+
+
+def append(connection: Connection, entries: Sequence[LogEntry]) -> Head:
+    """Add ``entries`` in their order and return the new head.
+
+    Other writers wait until the transaction ends, so do it last and end it soon. Values that JSON does not have (NaN,
+    infinities) become null.
+    """
+    if not entries:
+        return head(connection)
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
+    before = head(connection)
+    rows = list(_chained(entries, before))
+    copy_values(connection, EVENT_LOG, _COLUMNS, rows)
+    return Head(rows[-1][0], rows[-1][-1].hex())
+
+
+def head(connection: Connection) -> Head:
+    """Return the newest entry's number and hash."""
+    row = connection.execute(select(_C.seq, _C.hash).order_by(_C.seq.desc()).limit(1)).first()
+    return Head(row.seq, bytes(row.hash).hex()) if row else Head(0, _GENESIS.hex())
+
+
+def verify(connection: Connection, expected: Head | None = None) -> Head:
+    """Hash the whole chain again and return its head; about 100,000 entries a second.
+
+    Raises DamagedRecord naming the first entry that does not fit, or, with ``expected`` (a head known from elsewhere),
+    if that entry is not there any more or has another hash.
+    """
+    seq, prev = 0, _GENESIS
+    expected_hash = _GENESIS.hex() if expected is not None and expected.seq == 0 else None
+    while rows := connection.execute(select(EVENT_LOG).where(_C.seq > seq).order_by(_C.seq).limit(_ENTRIES_PER_READ)).all():
+        for row in rows:
+            _check(row, seq + 1, prev)
+            seq, prev = row.seq, bytes(row.hash)
+            if expected is not None and seq == expected.seq:
+                expected_hash = prev.hex()
+    if expected is not None and expected_hash != expected.hash:
+        why = "is not there any more" if expected_hash is None else "has another hash than the one known"
+        raise DamagedRecord("event log", f"entry {expected.seq} {why}")
+    return Head(seq, prev.hex())
+
+
+def _chained(entries: Sequence[LogEntry], before: Head) -> Iterator[tuple[Any, ...]]:
+    prev = bytes.fromhex(before.hash)
+    for seq, entry in enumerate(entries, before.seq + 1):
+        canon = _canon(seq, entry)
+        digest = hashlib.sha256(prev + canon).digest()
+        body = msgspec.json.encode(entry.body).decode()
+        yield (
+            seq,
+            entry.at_ns,
+            entry.kind,
+            entry.organisation_id,
+            entry.portfolio_id,
+            entry.subject_id,
+            body,
+            canon,
+            prev,
+            digest,
+        )
+        prev = digest
+
+
+def _canon(seq: int, entry: LogEntry) -> bytes:
+    return msgspec.json.encode({"seq": seq, **msgspec.structs.asdict(entry)}, order="sorted")
+
+
+def _check(row: Row[Any], seq: int, prev: bytes) -> None:
+    """Raise DamagedRecord unless the row is number ``seq``, follows ``prev``, and says what was hashed."""
+    if row.seq != seq:
+        raise DamagedRecord("event log", f"entry {seq} is missing")
+    canon = bytes(row.canon)
+    if bytes(row.prev) != prev or bytes(row.hash) != hashlib.sha256(prev + canon).digest():
+        raise DamagedRecord("event log", f"entry {seq} does not match its hash")
+    said = msgspec.json.decode(canon)
+    for name, hashed in said.items():
+        if row._asdict()[name] != hashed:
+            raise DamagedRecord("event log", f"entry {seq}: {name} is not what was hashed")
