@@ -38,7 +38,11 @@ def test_all_bad_settings_are_named_at_once(tmp_path: Path) -> None:
     path.write_text('http_port = "x"\nnothing = 1\n')
     with pytest.raises(ConfigErrors) as caught:
         config.load(path, {"UNISONO_HOLD_S": "1"})
-    assert [error.field for error in caught.value.errors] == [f"{path}: http_port", "UNISONO_HOLD_S", f"{path}: nothing"]
+    assert [error.field for error in caught.value.errors] == [
+        f"{path}: http_port",
+        "UNISONO_HOLD_S",
+        f"{path}: nothing",
+    ]
 
 
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
@@ -51,7 +55,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
     path = tmp_path / "unisono.toml"
     path.write_text("http_port 80")
-    with pytest.raises(ConfigErrors, match="is no TOML.*line 1"):
+    with pytest.raises(ConfigErrors, match=r"is no TOML.*line 1"):
         config.load(path, {})
 
 

@@ -39,7 +39,10 @@ class HistoryReader(Protocol):
     """What history can be asked; instants are half-open bounds. Blocking: called in a thread."""
 
     def device_commands(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> Sequence[dict[str, Any]]:
-        """Return the commands issued to a device, oldest first: at_ns, epoch, seq, kind, value, start_ns, expires_ns."""
+        """Return the newest ``limit`` commands issued to a device, oldest first, with their answers.
+
+        Keys: at_ns, epoch, seq, kind, value, start_ns, expires_ns, dispatch_id, ack_code, answered_ns.
+        """
         ...
 
     def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:

@@ -14,8 +14,10 @@ from unisono.base.units import kw_of_w, kwh_of_wh
 from unisono.model.technology import AckCode, Lifecycle, ReferenceMethod, Technology, Trust
 from unisono.model.totals import DeviceState
 from unisono.services.picture import PortfolioPicture, count_of_trust
+from unisono.store.alarms import Alarm
 from unisono.store.devices import StoredDevice
 from unisono.store.gateways import GatewayRow
+from unisono.store.jobs import Job
 from unisono.store.keys import ApiKey
 from unisono.store.portfolios import Portfolio
 
@@ -165,31 +167,24 @@ def key(found: ApiKey) -> admin.Key:
     )  # fmt: skip
 
 
-def alarm(row: Row) -> admin.Alarm:
+def alarm(found: Alarm) -> admin.Alarm:
     """Return an alarm's record."""
-    state = "raised"
-    if row["cleared_ns"] is not None:
-        state = "cleared"
-    elif row["acknowledged_ns"] is not None:
-        state = "acknowledged"
     return admin.Alarm(
-        alarm_id=row["alarm_id"], kind=row["kind"], severity=row["severity"], subject_id=row["subject_id"],
-        detail=row["words"], state=state, raised_at=instant_text(row["raised_ns"]),
-        acknowledged_at=instant_text(row["acknowledged_ns"]), acknowledged_by=row["acknowledged_by"] or None,
-        cleared_at=instant_text(row["cleared_ns"]),
+        alarm_id=found.alarm_id, kind=found.kind, severity=found.severity, subject_id=found.subject_id,
+        detail=found.detail, state=found.state, raised_at=instant_text(found.raised_ns),
+        acknowledged_at=instant_text(found.acknowledged_ns), acknowledged_by=found.acknowledged_by or None,
+        note=found.note or None, n_raised=found.n_raised, cleared_at=instant_text(found.cleared_ns),
     )  # fmt: skip
 
 
-def job(row: Row) -> admin.Job:
+def job(found: Job) -> admin.Job:
     """Return a job's progress."""
-    url = f"/v1/jobs/{row['job_id']}"
-    n_total = row["n_total"]
-    state = {"done": "completed"}.get(row["state"], row["state"])
+    url = f"/v1/jobs/{found.job_id}"
     return admin.Job(
-        job_id=row["job_id"], kind=row["kind"], state=state, n_total=n_total, n_done=row["n_done"],
-        n_failed=row["n_failed"], progress_frac=round(row["n_done"] / n_total, 4) if n_total else 1.0,
-        created_at=instant_text(row["created_ns"]), finished_at=instant_text(row["finished_ns"]),
-        reason=row["problem"] or None, status_url=url, errors_url=f"{url}/errors", result_url=f"{url}/result",
+        job_id=found.job_id, kind=found.kind, state=found.state, n_total=found.n_total, n_done=found.n_done,
+        n_failed=found.n_failed, progress_frac=round(found.n_done / found.n_total, 4) if found.n_total else 1.0,
+        created_at=instant_text(found.created_ns), finished_at=instant_text(found.finished_ns),
+        reason=found.problem or None, status_url=url, errors_url=f"{url}/errors", result_url=f"{url}/result",
     )  # fmt: skip
 
 

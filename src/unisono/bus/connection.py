@@ -155,7 +155,7 @@ class Bus:
         return bytes(answer.data)
 
     async def serve(self, subject: str, answerer: Answerer, queue: str = "") -> Subscribed:
-        """Answer each request on ``subject`` with what ``answerer`` returns; with a ``queue`` one server of many does."""
+        """Answer each request on ``subject`` with what ``answerer`` returns; of one ``queue`` one server does."""
 
         async def on_request(message: Msg) -> None:
             answer = await answerer(message.data)

@@ -146,7 +146,9 @@ class _Pull:
 class StreamReader:
     """An ordered replay from a sequence, then live, for ever; a lost consumer or a gap is mended by starting anew."""
 
-    def __init__(self, bus: Connection, stream: str, subject: str, *, from_seq: int, since_ns: int | None = None) -> None:
+    def __init__(
+        self, bus: Connection, stream: str, subject: str, *, from_seq: int, since_ns: int | None = None
+    ) -> None:
         self._bus, self._stream, self._subject = bus, stream, subject
         self._next_seq = max(from_seq, 1)
         self._since_ns = since_ns
@@ -317,7 +319,7 @@ class Durable:
 
 
 def _kept(message: Msg) -> KeptMessage:
-    # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>... or, with a domain, two tokens more in front.
+    # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>...; with a domain two tokens more in front.
     tokens = message.reply.split(".")
     at = 4 if len(tokens) == 9 else 6
     return KeptMessage(int(tokens[at + 1]), int(tokens[at]), message.subject, message.data, message.reply)

@@ -1,1 +1,1 @@
-"""Floor 5: the embedded PostgreSQL and nats-server: find their binaries, start, inspect and stop them as child processes."""
+"""Floor 5: the embedded PostgreSQL and nats-server: find, start, inspect, stop."""

@@ -29,9 +29,9 @@ _thread_is_running = threading.Lock()
 def start(
     command: Sequence[str | Path], folder: Path, log: Path, *, drop: str = "none", death_signal: int = signal.SIGTERM
 ) -> subprocess.Popen[bytes]:
-    """Start ``command`` in ``folder``, its output appended to ``log``, in a session of its own (Ctrl-C does not reach it).
+    """Start ``command`` in ``folder`` with its output appended to ``log``; for ``drop`` see ``launch``.
 
-    It gets ``death_signal`` when this process dies in whatever way. For ``drop`` see ``launch``.
+    It has a session of its own (Ctrl-C does not reach it) and gets ``death_signal`` when this process dies, in any way.
     """
 
     def spawn() -> subprocess.Popen[bytes]:
@@ -88,7 +88,8 @@ def processes_in(folder: Path, name: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if (entry / "comm").read_text().strip() == name and (entry / "cwd").resolve(strict=True) == folder.resolve():
+            is_called_so = (entry / "comm").read_text().strip() == name
+            if is_called_so and (entry / "cwd").resolve(strict=True) == folder.resolve():
                 found.append(int(entry.name))
         except OSError:  # gone in between, or another user's: not ours
             continue
@@ -160,5 +161,5 @@ def _spawn_forever() -> None:
         spawn, future = _tasks.get()
         try:
             future.set_result(spawn())
-        except BaseException as problem:
+        except Exception as problem:  # noqa: BLE001 - raised in the thread that asked
             future.set_exception(problem)

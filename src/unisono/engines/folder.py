@@ -42,7 +42,7 @@ class FolderLock:
             raise Conflict(
                 f"{self._what} folder",
                 str(self._folder),
-                f"is in use by process {owner}: another platform runs on it; stop that one or choose another data folder",
+                f"is in use by process {owner}: another platform runs on it; stop that one or choose another folder",
             ) from None
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())

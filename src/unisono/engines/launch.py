@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 # linux/sched.h and linux/prctl.h
 CLONE_NEWUSER = 0x10000000
@@ -31,8 +32,7 @@ def become_ordinary_by_namespace() -> None:
         ("uid_map", f"{NOBODY} {user} 1"),
         ("gid_map", f"{NOBODY} {group} 1"),
     ):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+        Path(f"/proc/self/{name}").write_text(text)
 
 
 def become_nobody() -> None:
@@ -43,7 +43,7 @@ def become_nobody() -> None:
 
 
 def die_with_parent(death_signal: int, parent: int) -> None:
-    """Ask the kernel (Linux only) for ``death_signal`` when the thread that started us ends; leave if it already has."""
+    """Ask the kernel (Linux only) for ``death_signal`` when the thread that started us ends; leave if it has."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
         if os.getppid() != parent:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
         become_nobody()
     # After the change of user, which would clear it.
     die_with_parent(int(death_signal), int(parent))
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606 - no shell is the point
 
 
 if __name__ == "__main__":

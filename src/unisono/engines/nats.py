@@ -82,12 +82,18 @@ class NatsEngine:
     """The embedded nats-server of one folder. ``start`` and ``stop`` may be called again and again, from any thread.
 
     The folder holds ``jetstream/``, ``nats.conf``, ``ports.json``, ``lock``, ``nats.log`` and, readable by us alone,
-    ``core.password``, ``sys.password`` and ``account.seed``. Everyone but core and sys is admitted or refused by whoever
-    answers ``$SYS.REQ.USER.AUTH`` with that seed's signature.
+    ``core.password``, ``sys.password`` and ``account.seed``. Everyone but core and sys is admitted or refused by
+    whoever answers ``$SYS.REQ.USER.AUTH`` with that seed's signature.
     """
 
     def __init__(
-        self, folder: Path, *, nats_port: int = 0, mqtt_port: int = 0, monitor_port: int = 0, file_bytes_max: int = 10 * GIB
+        self,
+        folder: Path,
+        *,
+        nats_port: int = 0,
+        mqtt_port: int = 0,
+        monitor_port: int = 0,
+        file_bytes_max: int = 10 * GIB,
     ) -> None:
         self.folder = folder.absolute()
         self._wanted = {"nats": nats_port, "mqtt": mqtt_port, "monitor": monitor_port}
@@ -123,8 +129,8 @@ class NatsEngine:
     def start(self) -> NatsEndpoints:
         """Start the server, wait until JetStream is healthy and MQTT listens, and return its endpoints.
 
-        Nothing happens if it runs. After a crash the same ports are used. Raises Conflict when another platform holds the
-        folder, Unavailable with the log's last lines when the server does not come up.
+        Nothing happens if it runs. After a crash the same ports are used. Raises Conflict when another platform holds
+        the folder, Unavailable with the log's last lines when the server does not come up.
         """
         with self._mutex:
             if self.is_alive():

@@ -68,8 +68,8 @@ class PostgresEngine:
     def start(self) -> str:
         """Start the server (initialise its folder at first), wait until it answers, and return its URL.
 
-        Nothing happens if it runs. After a crash the same port is used. Raises Conflict when another platform holds the
-        folder, Unavailable with the log's last lines when the server does not come up.
+        Nothing happens if it runs. After a crash the same port is used. Raises Conflict when another platform holds
+        the folder, Unavailable with the log's last lines when the server does not come up.
         """
         with self._mutex:
             if self.is_alive():
@@ -108,7 +108,7 @@ class PostgresEngine:
         if drop == "nobody":
             for path in (self.folder, fresh, word):
                 os.chown(path, 65534, 65534)
-        command = [_binary("initdb"), "-D", fresh, f"--pwfile={word}", *_INITDB]
+        command: list[str | Path] = [_binary("initdb"), "-D", fresh, f"--pwfile={word}", *_INITDB]
         code, said = child.run(command, self.folder, drop=drop)
         word.unlink()
         if code != 0:
@@ -116,7 +116,7 @@ class PostgresEngine:
         fresh.replace(self.folder / "data")
 
     def _own(self, drop: str) -> None:
-        """Let the files belong to who the server runs as, should the way to drop root have changed since the last run."""
+        """Let the files belong to who the server runs as, should the way to drop root have changed meanwhile."""
         owner = 65534 if drop == "nobody" else os.geteuid()
         data = self.folder / "data"
         if data.stat().st_uid != owner and os.geteuid() == 0:
@@ -132,7 +132,8 @@ class PostgresEngine:
             self._port = folders.settle_ports(self.folder, {"postgres": self._wanted_port})["postgres"]
 
     def _run(self, drop: str) -> None:
-        command = [_binary("postgres"), "-D", self.folder / "data", "-h", folders.HOST, "-p", str(self._port), "-k", ""]
+        command: list[str | Path] = [_binary("postgres"), "-D", self.folder / "data"]
+        command += ["-h", folders.HOST, "-p", str(self._port), "-k", ""]
         for setting in _SETTINGS:
             command += ["-c", setting]
         for attempt in (1, 2):

@@ -200,9 +200,21 @@ def _bound_device(
 
 @kernel()
 def _bound_ramp(nameplate: Nameplate, picture: Picture, row: int, at_w: float, cycle_s: float) -> None:
+    """Narrow the row to what its ramp allows in one cycle; a device that must jump over its least power may."""
     step_w = nameplate.ramp_w_per_s[row] * cycle_s
-    picture.high_w[row] = min(float(picture.high_w[row]), at_w + step_w)
-    picture.low_w[row] = max(float(picture.low_w[row]), at_w - step_w)
+    least_w = float(nameplate.power_step_min_w[row])
+    up_w = at_w + step_w
+    down_w = at_w - step_w
+    if 0.0 < up_w < least_w:
+        up_w = least_w
+    elif -least_w < up_w < 0.0:
+        up_w = 0.0
+    if -least_w < down_w < 0.0:
+        down_w = -least_w
+    elif 0.0 < down_w < least_w:
+        down_w = 0.0
+    picture.high_w[row] = min(float(picture.high_w[row]), up_w)
+    picture.low_w[row] = max(float(picture.low_w[row]), down_w)
 
 
 @kernel()

@@ -75,6 +75,7 @@ class BackupFacts(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     made_ns: int
     revision: str
+    log_seq: int
     log_head: str
     tables: tuple[TableFacts, ...]
     sequences: dict[str, int]
@@ -122,7 +123,8 @@ def write_backup(database: Database, store: ObjectStore, folder: Path, clock: Cl
         format=FORMAT,
         made_ns=clock.wall_ns(),
         revision=revision,
-        log_head=head.hash.hex(),
+        log_seq=head.seq,
+        log_head=head.hash,
         tables=tables,
         sequences=sequences,
         files=tuple(FileFacts(file.path, file.n_bytes, file.sha256) for file in files),

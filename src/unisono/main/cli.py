@@ -98,14 +98,32 @@ def bench(
         raise typer.Exit(FAILED)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def demo(context: typer.Context) -> None:
-    """Run the main job: 10,000 simulated devices, one dispatch, faults, and a report, in four minutes."""
+@app.command()
+def demo(
+    devices: Annotated[int, typer.Option(help="How many devices.", min=100, max=100_000)] = 10_000,
+    seed: Annotated[int, typer.Option(help="One seed makes one world.", min=0)] = 1,
+    world: Annotated[str, typer.Option(help="default, or data: the traces in UNISONO_DATA.")] = "default",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the plant running until Ctrl-C.")] = False,
+    folder: Annotated[Path, typer.Option(help="The demonstration's own data folder.")] = Path("var/demo"),
+    report: Annotated[Path | None, typer.Option(help="Where the HTML report goes.")] = None,
+) -> None:
+    """Run the main job: simulated devices, one dispatch, faults, and a report, in four minutes."""
     if importlib.util.find_spec("pvlib") is None:
         raise Unavailable("the demonstration's weather", "it is a file of a package: pip install --no-deps pvlib")
-    warm.choose_cache(load_settings().folder)
-    run_demo = importlib.import_module("unisono.main.demo.run")
-    raise typer.Exit(run_demo.main(context.args))
+    if world not in ("default", "data"):
+        raise InvalidInput("--world", world, "must be default or data")
+    folder = folder.absolute()
+    warm.choose_cache(folder)
+    main_job = importlib.import_module("unisono.main.demo.run")
+    options = main_job.DemoOptions(
+        n_devices=devices,
+        seed=seed,
+        world=world,
+        keep=keep,
+        folder=folder,
+        report_path=(report or folder / "report.html").absolute(),
+    )
+    raise typer.Exit(main_job.run(options, Console()))
 
 
 @app.command()

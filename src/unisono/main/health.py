@@ -22,7 +22,7 @@ Checks = dict[str, Callable[[], str]]
 
 
 class Counters:
-    """The numeric fields of a service's own record, shown as they are at the moment of asking."""
+    """The numbers of a service's own record (its fields, or its ``n_...`` attributes), as they are when asked for."""
 
     def __init__(self, role: str, record_of_name: dict[str, Any]) -> None:
         self._role = role
@@ -31,16 +31,22 @@ class Counters:
     def collect(self) -> Iterator[Metric]:
         """Yield a gauge for each number, with the role as its label."""
         for name, record in self._record_of_name.items():
-            for field in dataclasses.fields(record):
-                value = getattr(record, field.name)
+            for field in _names(record):
+                value = getattr(record, field)
                 if isinstance(value, bool | int | float):
-                    gauge = GaugeMetricFamily(f"unisono_{name}_{field.name}", f"{name}: {field.name}", labels=["role"])
+                    gauge = GaugeMetricFamily(f"unisono_{name}_{field}", f"{name}: {field}", labels=["role"])
                     gauge.add_metric([self._role], float(value))
                     yield gauge
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: names are known only when asked."""
         return []
+
+
+def _names(record: Any) -> list[str]:
+    if dataclasses.is_dataclass(record):
+        return [field.name for field in dataclasses.fields(record)]
+    return [name for name in vars(record) if name.startswith("n_")]
 
 
 class HealthApp:

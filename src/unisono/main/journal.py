@@ -48,8 +48,8 @@ def start(role: str, folder: Path, level: str) -> None:
     handler.setFormatter(JsonLines(role))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    # A line for each HTTP request of a client library tells nobody anything.
-    for chatty in ("httpx", "httpcore", "gmqtt"):
+    # A line for each HTTP request, or for each step of a start, tells nobody anything.
+    for chatty in ("httpx", "httpcore", "gmqtt", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     sys.excepthook = _log_uncaught
 

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,9 @@ from typing import Any, Final
 import uvloop
 
 import unisono
-from unisono.base.errors import InvalidInput, Unavailable
+from unisono.base.errors import Unavailable, UnisonoError
 from unisono.bus.connection import Bus, connect
+from unisono.links.contract import Link
 from unisono.main import config, endpoints, health, journal, warm
 from unisono.main.clock import SystemClock
 from unisono.main.config import Settings
@@ -93,7 +94,12 @@ async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     from unisono.api.app import create_app
     from unisono.api.context import ApiContext
     from unisono.services import outbox_relay, picture
+    from unisono.services.history_tail import HistoryTail
+    from unisono.store.history.objects import open_store
+    from unisono.store.history.reader import HistoryReader
 
+    tail = HistoryTail(wiring.bus, wiring.database)
+    store = open_store(wiring.settings.history_folder_url)
     relay = outbox_relay.RelayState()
     wiring.record_of_name["outbox_relay"] = relay
     wiring.checks["outbox"] = lambda: relay.problem
@@ -104,10 +110,11 @@ async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
         bus=wiring.bus,
         picture=seen,
         clock=wiring.clock,
-        entropy=os.urandom,
         version=unisono.__version__,
+        history=HistoryReader(wiring.database, store, tail),
         instance=wiring.instance,
     )
+    tasks.create_task(tail.run())
     tasks.create_task(picture.run(wiring.bus, seen))
     tasks.create_task(outbox_relay.run(wiring.database, wiring.bus, wiring.clock, relay))
     port = endpoints.port_of(wiring.facts.api_url)
@@ -115,7 +122,38 @@ async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
 
 
 async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
-    raise InvalidInput("role", "front", "is not wired")
+    from unisono.links.mqtt_broker.link import MqttBrokerSettings
+    from unisono.links.mqtt_broker.socket import NatsLogin
+    from unisono.services import delivery, front, gatekeeper
+
+    facts, bus, clock = wiring.facts, wiring.bus, wiring.clock
+    login = NatsLogin(facts.nats_url, facts.core_user, facts.core_password)
+    broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port)
+    one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker))
+    wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
+    wiring.checks["registry"] = lambda: "" if one.knows_registry.is_set() else "the registry is being read"
+    wiring.checks |= {name: _link_check(name, link) for name, link in one.links.items()}
+    system = await connect(facts.nats_url, facts.sys_user, facts.sys_password, "front-system", CONNECT_TIMEOUT_S)
+    signer = gatekeeper.GatekeeperSettings(Path(facts.account_seed_path), facts.account)
+    tasks.create_task(one.run())
+    tasks.create_task(
+        gatekeeper.run(
+            bus,
+            one.identity,
+            clock,
+            signer,
+            may_admit=one.may_admit,
+            system=system,
+            to_disconnect=one.to_disconnect,
+        )
+    )
+    tasks.create_task(delivery.run(bus, clock, one.identity, one.links, one.held))
+    port = endpoints.port_of(facts.telemetry_url)
+    tasks.create_task(health.serve(one.telemetry_app, wiring.settings.telemetry_host, port))
+
+
+def _link_check(name: str, link: Link) -> Callable[[], str]:
+    return lambda: "" if link.is_up else f"the link {name} is down"
 
 
 WAY_OF_ROLE: Final[dict[str, Callable[[Wiring, asyncio.TaskGroup], Awaitable[None]]]] = {
@@ -178,9 +216,23 @@ def main(arguments: list[str]) -> int:
     settings = config.load()
     warm.choose_cache(Path(settings.folder))
     journal.start(role, settings.folder, settings.log_level)
-    uvloop.run(_until_told(role, settings, _facts(settings, role)))
+    try:
+        uvloop.run(_until_told(role, settings, _facts(settings, role)))
+    except* UnisonoError as failed:
+        for error in _each(failed):
+            log.exception("role fails", extra={"why": str(error)})
+            print(error, file=sys.stderr)
+        sys.exit(3)
     log.info("role ends")
     return 0
+
+
+def _each(group: BaseExceptionGroup[UnisonoError]) -> Iterator[UnisonoError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def _say_where(settings: Settings, facts: Endpoints, roles: tuple[str, ...], say
     say(f"data folder  {settings.folder}")
     say(f"roles        {', '.join(roles)}")
     if "web" in roles:
-        say(f"API          {facts.api_url}/docs")
+        say(f"API          {facts.api_url}/")
     if "front" in roles:
         say(f"telemetry    {facts.telemetry_url}/v1/telemetry, mqtt://{facts.mqtt_host}:{facts.mqtt_port}")
     say("stop with    Ctrl-C")

@@ -139,7 +139,7 @@ class StreamKeeper:
         try:
             messages = await self._durable.fetch(_FETCH_MESSAGES, wait_s)
             n_taken = sum(self._take(message) for message in messages)
-        except (Unavailable, _Gap):
+        except (Unavailable, Gap):
             # Read anew from the position; what we held is still on the stream.
             await self.close()
             raise
@@ -214,7 +214,7 @@ class StreamKeeper:
             return False
         if message.seq > self._seq + 1 and self._gap_at != self._seq + 1:
             self._gap_at = self._seq + 1
-            raise _Gap(self.stream, self._seq + 1, message.seq)
+            raise Gap(self.stream, self._seq + 1, message.seq)
         self.counters.n_lost += message.seq - self._seq - 1
         self._seq = message.seq
         self._last = message
@@ -258,7 +258,7 @@ class StreamKeeper:
         self._digest = hashlib.sha256()
 
 
-class _Gap(Exception):
+class Gap(Exception):
     """Messages are missing between two that came: lost on the way to us, or gone from the stream."""
 
     def __init__(self, stream: str, expected_seq: int, came_seq: int) -> None:
@@ -284,7 +284,7 @@ async def _keep(keeper: StreamKeeper) -> None:
             try:
                 await keeper.step()
                 backoff.succeeded()
-            except (Unavailable, Conflict, _Gap) as wrong:
+            except (Unavailable, Conflict, Gap) as wrong:
                 await backoff.failed(wrong)
     finally:
         await keeper.close()

@@ -76,8 +76,8 @@ class HistoryTail:
 
     def __call__(self) -> tuple[Sequence[CommandFrames], Sequence[AckBatch]]:
         """Return the frames and the answers that are in no file yet (a few of them may be in one by now)."""
-        frames = [batch for _, _, batch in tuple(self._commands.held) if isinstance(batch, CommandFrames)]
-        acks = [batch for _, _, batch in tuple(self._acks.held) if isinstance(batch, AckBatch)]
+        frames = [batch for _, _, batch in self._commands.held.copy() if isinstance(batch, CommandFrames)]
+        acks = [batch for _, _, batch in self._acks.held.copy() if isinstance(batch, AckBatch)]
         return frames, acks
 
     async def _follow(self, tail: _OneTail) -> None:

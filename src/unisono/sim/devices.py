@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from unisono.base.instants import MISSING_NS, NS_PER_S
 from unisono.base.kernel import kernel
 from unisono.sim import leases
-from unisono.sim.build import build_roster
 from unisono.sim.chance import keys_of, normal
-from unisono.sim.drivers import Drivers
 from unisono.sim.faults import Faults, plan_faults
 from unisono.sim.ledger import Ledger
 from unisono.sim.roster import Floats, Roster
-from unisono.sim.spec import WorldSpec
 from unisono.sim.world import World
 
 Whole = NDArray[np.int64]
@@ -53,10 +50,10 @@ class Reports:
 class Devices:
     """The region's devices behind their wire; ``wall_ns`` is true time, ``mono_ns`` true monotonic time."""
 
-    def __init__(self, spec: WorldSpec, start_ns: int, mono_ns: int, drivers: Drivers | None = None) -> None:
-        self.spec = spec
-        self.roster: Roster = build_roster(spec)
-        self.world = World(spec, self.roster, start_ns, drivers)
+    def __init__(self, world: World, mono_ns: int) -> None:
+        self.world = world
+        self.roster: Roster = world.roster
+        spec, start_ns = world.spec, world.start_ns
         self.faults: Faults = plan_faults(spec, self.roster)
         n = self.roster.n_devices
         rng = np.random.default_rng([spec.seed, 6])
@@ -64,6 +61,7 @@ class Devices:
         self._drift = rng.uniform(-net.drift_ppm_max, net.drift_ppm_max, n) * 1e-6
         self._offset_s = rng.uniform(-net.clock_offset_s_max, net.clock_offset_s_max, n)
         self._mono_0_ns = mono_ns
+        self._clocks_at_ns = MISSING_NS
         self.lease: Whole = np.zeros((leases.N_LEASE, n), np.int64)
         self.lease[leases.NEWEST_SEQ : leases.NEWEST_EPOCH + 1] = -1
         self.epochs: Whole = np.full((1, self.roster.n_gateways), -1, np.int64)
@@ -194,10 +192,12 @@ class Devices:
         """Say whether the timeline of faults has begun."""
         return self.faults.begun_ns != MISSING_NS
 
-    def true_deliverable_w(self, hold_s: float) -> float:
-        """Return what can be had upwards now for ``hold_s`` from devices that are reachable and willing."""
+    def true_deliverable_w(self, hold_s: float, watched: NDArray[np.bool_] | None = None) -> float:
+        """Return what can be had upwards now for ``hold_s`` from (watched) devices that are reachable and willing."""
         willing = (self.faults.trait & (leases.REFUSES | leases.OPTS_OUT | leases.DOES_NOTHING)) == 0
         willing &= self.faults.reachable() & self.faults.gateway_is_up[self.roster.gateway_of_row] & ~self.roster.is_opted_out
+        if watched is not None:
+            willing &= watched
         return float(self.world.deliverable_up_w(hold_s)[willing].sum())
 
     def _freeze(
@@ -217,6 +217,9 @@ class Devices:
 
     def _advance_clocks(self, mono_ns: int) -> None:
         """Bring the devices' own monotonic clocks to ``mono_ns``; they drift."""
+        if mono_ns == self._clocks_at_ns:
+            return
+        self._clocks_at_ns = mono_ns
         elapsed_ns = mono_ns - self._mono_0_ns
         np.multiply(self._drift, elapsed_ns, out=self._drift_ns)
         np.add(self._drift_ns, elapsed_ns, out=self._own_clock_ns, casting="unsafe")

@@ -152,7 +152,7 @@ def _optional(roster: Roster, row: int) -> dict[str, Any]:
     if plate.is_on_off[row]:
         line["is_on_off"] = True
     if plate.power_step_min_w[row] > 0.0:
-        line["power_step_min_kw"] = kw_of_w(float(plate.power_step_min_w[row]))
+        line["min_power_kw"] = kw_of_w(float(plate.power_step_min_w[row]))
     for name in ("min_on_s", "min_off_s", "notice_s", "rebound_frac", "soc_reserve_frac"):
         value = float(getattr(plate, name)[row])
         if value > 0.0:

@@ -1,17 +1,19 @@
 """The region on a movable clock: frames go in, batches of readings and acknowledgements come out.
 
-    region = Region(WorldSpec(seed=7), start_ns)
+    region = Region(World(WorldSpec(seed=7), start_ns))
     region.registry()                   -> RegistryBatch: its gateways and devices
     region.advance(now_ns)              -> list[ReadingBatch | AckBatch] that have reached the platform by now_ns
     region.deliver(frames, now_ns)      command frames (renewals too) leave the platform at now_ns
     region.true_deliverable_w(hold_s)   what can really be had upwards, now
     region.misbehave(now_ns)            the timeline of faults begins
-    region.ledger.summary()             what really happened
+    region.ledger_summary()             what really happened
 
 The order of a cycle is advance, plan, deliver. One seed and the same calls give the same batches, bit for bit.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,10 @@ from unisono.model.registry import RegistryBatch
 from unisono.model.technology import AckCode, SourceKind
 from unisono.sim import leases, records
 from unisono.sim.devices import Answers, Devices, Reports
-from unisono.sim.drivers import Drivers
 from unisono.sim.ledger import Ledger
 from unisono.sim.network import ColumnQueue, Network, Retained
 from unisono.sim.roster import MQTT_BATCH, Floats, Roster
-from unisono.sim.spec import WorldSpec
+from unisono.sim.world import World
 
 Whole = NDArray[np.int64]
 
@@ -34,9 +35,9 @@ Whole = NDArray[np.int64]
 class Region:
     """A world of devices behind a network. Device numbers are roster rows + 1, gateway numbers gateways + 1."""
 
-    def __init__(self, spec: WorldSpec, start_ns: int, drivers: Drivers | None = None) -> None:
-        self.spec = spec
-        self.devices = Devices(spec, start_ns, 0, drivers)
+    def __init__(self, world: World) -> None:
+        spec, start_ns = world.spec, world.start_ns
+        self.devices = Devices(world, 0)
         self._start_ns = start_ns
         self._network = Network(spec, self.roster, start_ns)
         self._retained = Retained(self.roster.n_devices)
@@ -61,6 +62,10 @@ class Region:
     def ledger(self) -> Ledger:
         """The truth."""
         return self.devices.ledger
+
+    def ledger_summary(self) -> dict[str, Any]:
+        """Return the truth as plain JSON values."""
+        return {**self.ledger.summary(), "faults": self.devices.faults.counts()}
 
     def registry(self) -> RegistryBatch:
         """Return the region's gateways and devices as the platform is told of them."""

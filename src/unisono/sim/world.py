@@ -5,6 +5,7 @@ Write ``commanded_w`` (NaN: left to itself), call ``advance``, read ``power_w`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from unisono.base.instants import NS_PER_S
 from unisono.model.technology import Technology
+from unisono.sim.build import build_roster
 from unisono.sim.drivers import Drivers, Outside, SyntheticDrivers
 from unisono.sim.physics import battery, block, chp, house, pv, vehicle, water
 from unisono.sim.physics.fixed import first_state, fixed_of_technology
@@ -23,12 +25,18 @@ STEP_MAX_S: Final = 10.0
 SPIN_UP_STEP_S: Final = 60.0
 
 
+# Makes what moves devices from outside, for a roster and its devices' fixed facts.
+MakeDrivers = Callable[[Roster, dict[Technology, Floats]], Drivers]
+
+
 class World:
     """All devices and their twins. One entry a row of the roster; power is positive into the grid."""
 
-    def __init__(self, spec: WorldSpec, roster: Roster, start_ns: int, drivers: Drivers | None = None) -> None:
+    def __init__(self, spec: WorldSpec, start_ns: int, make_drivers: MakeDrivers = SyntheticDrivers) -> None:
         """Build the devices and let them run by themselves for ``spec.spin_up_h`` up to ``start_ns``."""
-        self.roster = roster
+        self.spec = spec
+        self.start_ns = start_ns
+        self.roster = roster = build_roster(spec)
         self.fixed = fixed_of_technology(spec, roster)
         rng = np.random.default_rng([spec.seed, 4])
         self.state: dict[Technology, Floats] = {t: first_state(t, self.fixed[t], rng) for t in roster.rows_of}
@@ -39,7 +47,7 @@ class World:
         self.soc_frac: Floats = np.full(n, np.nan)
         self.temperature_degc: Floats = np.full(n, np.nan)
         self.is_connected: NDArray[np.bool_] = np.ones(n, bool)
-        self._drivers: Drivers = drivers or SyntheticDrivers(roster, self.fixed)
+        self._drivers: Drivers = make_drivers(roster, self.fixed)
         self._outside: Outside = self._drivers.at(start_ns)
         self.now_ns = start_ns - round(spec.spin_up_h * 3600.0) * NS_PER_S
         while self.now_ns < start_ns:

@@ -79,7 +79,7 @@ def raise_alarm(
 def acknowledge(
     connection: Connection, organisation_id: str, alarm_id: str, now_ns: int, *, by: str, note: str = ""
 ) -> Alarm:
-    """Note that ``by`` has seen the alarm (the first one stays) and return it; NotFound if it is not the organisation's."""
+    """Note that ``by`` has seen the alarm (the first one stays) and return it; NotFound if it is somebody else's."""
     mine = (_C.organisation_id == organisation_id) & (_C.alarm_id == alarm_id)
     seen = update(ALARM).where(mine & _C.acknowledged_ns.is_(None))
     connection.execute(seen.values(acknowledged_ns=now_ns, acknowledged_by=by, note=note))
@@ -92,7 +92,8 @@ def acknowledge(
 def clear(connection: Connection, organisation_id: str, kind: str, subject_id: str, now_ns: int) -> Alarm | None:
     """End the open alarm of this kind and subject and return it; None, and nothing happens, if there is none."""
     open_one = (_C.organisation_id == organisation_id) & (_C.kind == kind) & (_C.subject_id == subject_id)
-    ended = update(ALARM).where(open_one & _C.cleared_ns.is_(None)).values(cleared_ns=func.greatest(now_ns, _C.raised_ns))
+    ended_ns = func.greatest(now_ns, _C.raised_ns)
+    ended = update(ALARM).where(open_one & _C.cleared_ns.is_(None)).values(cleared_ns=ended_ns)
     row = connection.execute(ended.returning(*_COLUMNS)).first()
     return Alarm(**row._asdict()) if row else None
 

@@ -15,7 +15,7 @@ _I = COMMITMENT_INTERVAL.c
 
 
 def add(connection: Connection, commitment: Commitment, now_ns: int) -> None:
-    """Keep a commitment with all its intervals; Conflict if the id is taken, NotFound for a portfolio of somebody else."""
+    """Keep a commitment with its intervals; Conflict if the id is taken, NotFound for a portfolio of somebody else."""
     p = PORTFOLIO.c
     mine = (p.organisation_id == commitment.organisation_id) & (p.portfolio_id == commitment.portfolio_id)
     portfolio_no = connection.execute(select(p.portfolio_no).where(mine)).scalar_one_or_none()

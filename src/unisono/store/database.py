@@ -2,22 +2,23 @@
 
 What a power cut can lose
 -------------------------
-PostgreSQL here runs with its defaults (``fsync`` and ``synchronous_commit`` on): when ``begin()`` has returned without
-an error, the transaction is on the disk. A power cut, a ``kill -9`` of the server or of us loses none of it. Lost is what
-was not committed: the whole transaction, never a part of it.
+PostgreSQL here runs with its defaults (``fsync`` and ``synchronous_commit`` on): when the block of ``begin()`` has
+ended without an error, the transaction is on the disk. A power cut, a ``kill -9`` of the server or of us loses none of
+it. Lost is what was not committed: the whole transaction, never a part of it.
 
-- *A request* (dispatch, revision, cancellation, opt-out, registry change) is committed with its outbox row. If the power
-  goes before the relay has published it, the relay publishes it after the restart. If it goes between publishing and
-  marking, it is published twice; receivers drop the second by (id, revision).
+- *A request* (dispatch, revision, cancellation, opt-out, registry change) is committed with its outbox row. If the
+  power goes before the relay has published it, the relay publishes it after the restart. If it goes between publishing
+  and marking, it is published twice; receivers drop the second by (id, revision).
 - *The answer to a caller* may be lost although the transaction was committed (the connection broke in between). The
   caller retries with the same Idempotency-Key and gets the stored answer.
-- *A stream* (JetStream) syncs to the disk each second: of what a stream alone holds - readings, acknowledgements, command
-  frames and outcomes not yet recorded here or in a history file - the last second can be lost in a power cut (not in a
-  crash of a process). So nothing that binds us is on a stream alone: progress and its digests, the event log, leases and
-  the manifest of history are rows here. When a stream was set back, a consumer's stored position may lie beyond the
-  stream's end: ``positions.reset_to`` is for that, and what was lost is a gap in telemetry, never a dispatch.
-- *History files* count from the commit of their row in ``history_file``, which is written after the file is synced. A file
-  without a row is left over from a cut and is deleted; a row without its file is damage, and ``log verify`` says so.
+- *A stream* (JetStream) syncs to the disk each second: of what a stream alone holds - readings, acknowledgements,
+  command frames and outcomes not yet recorded here or in a history file - the last second can be lost in a power cut
+  (not in a crash of a process). So nothing that binds us is on a stream alone: requests, progress with its digests, the
+  event log, leases and the manifest of history are rows here. When a stream was set back, a consumer's stored position
+  may lie beyond the stream's end: ``positions.reset_to`` is for that, and what was lost is a gap in telemetry. A request
+  that the stream lost after it was published is still here: ``dispatches.open_ones`` is for announcing it again.
+- *History files* count from the commit of their row in ``history_file``, which is written after the file is synced. A
+  file without a row is left over from a cut and is deleted; a row without its file is damage.
 - *A shard's lease* survives; its epoch never goes back, so that gateways can drop an owner of before the cut.
 """
 
@@ -148,7 +149,7 @@ def _table(error: psycopg.Error) -> str:
 
 
 def _key_of(error: psycopg.Error) -> str:
-    """Return the key's values out of 'Key (a, b)=(x, y) already exists.'"""
+    """Return the key's values, which the server words as "Key (a, b)=(x, y) already exists"."""
     found = re.search(r"=\((.*)\)", error.diag.message_detail or "")
     return found.group(1) if found else (error.diag.constraint_name or "")
 

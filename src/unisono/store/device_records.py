@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from unisono.model.ratings import OptOut, OwnerLimits, Ratings
 from unisono.model.registry import DeviceRecord
@@ -37,11 +37,13 @@ _DEVICE_FIELDS: Final = (
 
 
 def of_devices(connection: Connection, device_nos: Collection[int], now_ns: int) -> list[DeviceRecord]:
-    """Return the records as they are in this transaction, in the order of device_no; opt-outs that are over are left out."""
+    """Return the records as this transaction sees them, by device_no; opt-outs that are over are left out."""
     return [record for _, record in _with_shard(connection, device_nos, now_ns)]
 
 
-def announce(connection: Connection, organisation_id: str, device_nos: Collection[int], now_ns: int) -> list[DeviceRecord]:
+def announce(
+    connection: Connection, organisation_id: str, device_nos: Collection[int], now_ns: int
+) -> list[DeviceRecord]:
     """Put the present records of these devices into the outbox, each for its shard, and return them.
 
     Whoever changes a device raises its revision first: the newest wins.
@@ -85,7 +87,7 @@ _ROWS = (
 )
 
 
-def _record(row: Row[Any], opt_outs: Collection[OptOut]) -> DeviceRecord:
+def _record(row: Any, opt_outs: Collection[OptOut]) -> DeviceRecord:
     values = row._asdict()
     optional: dict[str, Any] = {
         name: values[name]

@@ -45,7 +45,7 @@ def numbers_of_ids(connection: Connection, organisation_id: str, device_ids: Seq
 def set_lifecycle(
     connection: Connection, organisation_id: str, device_ids: Sequence[str], lifecycle: Lifecycle, now_ns: int
 ) -> list[DeviceRecord]:
-    """Move devices to a state of their life, announce them, and return their records; those there already are left alone.
+    """Move devices to a state of their life, announce them, and return their records; those there already stay.
 
     All or none: Conflict names the first that may not go there (see NEXT_OF_LIFECYCLE), NotFound the first unknown.
     """
@@ -116,7 +116,7 @@ def set_gateway(
 def set_node_path(
     connection: Connection, organisation_id: str, device_id: str, node_path: str, now_ns: int
 ) -> DeviceRecord:
-    """Place a device elsewhere in the grid from now on, announce it, and return its record; the former place stays dated."""
+    """Place a device elsewhere in the grid from now on, announce it, and return its record; its past place is kept."""
     device_nos = numbers_of_ids(connection, organisation_id, [device_id])
     c = DEVICE_TOPOLOGY.c
     _close(connection, DEVICE_TOPOLOGY, (c.device_no == device_nos[0]) & c.valid_to_ns.is_(None), now_ns)
@@ -133,7 +133,8 @@ def replace(
     Conflict if the new one stands elsewhere, is retired, or is the same.
     """
     old_no, new_no = numbers_of_ids(connection, organisation_id, [device_id, new_device_id])
-    old, new = device_records.of_devices(connection, sorted({old_no, new_no}), now_ns)[:: 1 if old_no <= new_no else -1][:2]
+    record_of_no = {one.device_no: one for one in device_records.of_devices(connection, {old_no, new_no}, now_ns)}
+    old, new = record_of_no[old_no], record_of_no[new_no]
     if old_no == new_no or new.lifecycle == Lifecycle.RETIRED or old.site_no != new.site_no:
         raise Conflict("device", new_device_id, "must be another device of the same site that is not retired")
     values = {"lifecycle": int(Lifecycle.RETIRED), "replaced_by": new_no}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -105,7 +105,13 @@ def revise(connection: Connection, dispatch: Dispatch, *, requested_by: str = ""
 
 
 def cancel(
-    connection: Connection, organisation_id: str, dispatch_id: str, now_ns: int, *, reason: str = "", requested_by: str = ""
+    connection: Connection,
+    organisation_id: str,
+    dispatch_id: str,
+    now_ns: int,
+    *,
+    reason: str = "",
+    requested_by: str = "",
 ) -> Dispatch:
     """Call a dispatch off: its next revision is the same but cancelled. Return it.
 
@@ -198,7 +204,7 @@ def _portfolio_no(connection: Connection, dispatch: Dispatch) -> int:
     found = connection.execute(select(c.portfolio_no).where(mine & c.retired_ns.is_(None))).scalar_one_or_none()
     if found is None:
         raise NotFound("portfolio", dispatch.portfolio_id)
-    return found
+    return int(found)
 
 
 def _locked(connection: Connection, organisation_id: str, dispatch_id: str) -> StoredDispatch:
@@ -230,7 +236,7 @@ def _set_head(connection: Connection, dispatch: Dispatch) -> None:
     connection.execute(update(DISPATCH).where(this).values(**values))
 
 
-def _stored(row: Row[Any]) -> StoredDispatch:
+def _stored(row: Any) -> StoredDispatch:
     values = row._asdict()
     dispatch = Dispatch(
         **{name: values[name] for name in _SAME},

@@ -1,8 +1,8 @@
 """The event log: one hash chain over everything decided and noticed, written by one writer at a time, never changed.
 
 ``hash = sha256(prev + canon)``; ``canon`` is JSON with sorted keys of all that an entry says, its number included. So
-an entry that is changed, taken out or put in between breaks the chain at its place. What was cut off at the end can't be seen
-from the rest: print the head (reports do) and hand it to ``verify``.
+an entry that is changed, taken out or put in between breaks the chain at its place. What was cut off at the end can't
+be seen from the rest: print the head (reports do) and hand it to ``verify``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, select, text
 
 from unisono.base.errors import DamagedRecord
 from unisono.model.totals import LogEntry
@@ -63,7 +63,8 @@ def verify(connection: Connection, expected: Head | None = None) -> Head:
     """
     seq, prev = 0, _GENESIS
     expected_hash = _GENESIS.hex() if expected is not None and expected.seq == 0 else None
-    while rows := connection.execute(select(EVENT_LOG).where(_C.seq > seq).order_by(_C.seq).limit(_ENTRIES_PER_READ)).all():
+    in_order = select(EVENT_LOG).order_by(_C.seq).limit(_ENTRIES_PER_READ)
+    while rows := connection.execute(in_order.where(_C.seq > seq)).all():
         for row in rows:
             _check(row, seq + 1, prev)
             seq, prev = row.seq, bytes(row.hash)
@@ -100,14 +101,14 @@ def _canon(seq: int, entry: LogEntry) -> bytes:
     return msgspec.json.encode({"seq": seq, **msgspec.structs.asdict(entry)}, order="sorted")
 
 
-def _check(row: Row[Any], seq: int, prev: bytes) -> None:
+def _check(row: Any, seq: int, prev: bytes) -> None:
     """Raise DamagedRecord unless the row is number ``seq``, follows ``prev``, and says what was hashed."""
     if row.seq != seq:
         raise DamagedRecord("event log", f"entry {seq} is missing")
     canon = bytes(row.canon)
     if bytes(row.prev) != prev or bytes(row.hash) != hashlib.sha256(prev + canon).digest():
         raise DamagedRecord("event log", f"entry {seq} does not match its hash")
-    said = msgspec.json.decode(canon)
+    said, shown = msgspec.json.decode(canon), row._asdict()
     for name, hashed in said.items():
-        if row._asdict()[name] != hashed:
+        if shown[name] != hashed:
             raise DamagedRecord("event log", f"entry {seq}: {name} is not what was hashed")

@@ -9,9 +9,9 @@ Within the transaction of the work itself (the rule)::
         ...the work...
         finish(connection, attempt, status, body, now_ns)
 
-A crash, or an error, rolls the key back together with the work. While the transaction runs, the same key elsewhere gets
-Conflict "in progress". Work that takes several transactions commits after ``begin``: the key is then visibly in progress;
-if its server dies, another may take it over after TAKEOVER_S, and only the newest attempt can ``finish``.
+A crash, or an error, rolls the key back together with the work. While the transaction runs, the same key elsewhere
+gets Conflict "in progress". Work that takes several transactions commits after ``begin``: the key is then visibly in
+progress; if its server dies, another may take it over after TAKEOVER_S, and only the newest attempt can ``finish``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from unisono.store.tables.operations import IDEMPOTENCY_KEY
 
 # Twice the longest statement: a request that has not ended by then never will.
 TAKEOVER_S: Final = 60.0
+_IN_PROGRESS: Final = "is still in progress: the first request has not been answered yet"
 _C = IDEMPOTENCY_KEY.c
 
 
@@ -63,7 +64,7 @@ def begin(connection: Connection, claim: Claim, now_ns: int) -> Attempt:
     Raises Conflict if the key was used with another body, or if the same request is still in progress.
     """
     if not connection.execute(_LOCK, {"name": _name(claim)}).scalar_one():
-        raise Conflict("Idempotency-Key", claim.key, "is still in progress: the first request has not been answered yet")
+        raise Conflict("Idempotency-Key", claim.key, _IN_PROGRESS)
     digest = hashlib.sha256(claim.body).digest()
     row = connection.execute(select(IDEMPOTENCY_KEY).where(_is(claim))).first()
     if row is None:
@@ -75,7 +76,7 @@ def begin(connection: Connection, claim: Claim, now_ns: int) -> Attempt:
     if row.state == "done":
         return Attempt(claim=claim, number=row.attempt, answer=Answer(row.status, bytes(row.response)))
     if now_ns - row.begun_ns < TAKEOVER_S * NS_PER_S:
-        raise Conflict("Idempotency-Key", claim.key, "is still in progress: the first request has not been answered yet")
+        raise Conflict("Idempotency-Key", claim.key, _IN_PROGRESS)
     number = row.attempt + 1
     connection.execute(update(IDEMPOTENCY_KEY).where(_is(claim)).values(attempt=number, begun_ns=now_ns))
     return Attempt(claim=claim, number=number)
@@ -104,7 +105,9 @@ _LOCK: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0)
 
 
 def _name(claim: Claim) -> str:
-    return f"idempotency {len(claim.organisation_id)} {claim.organisation_id} {len(claim.key)} {claim.key} {claim.endpoint}"
+    # The lengths keep two different claims from reading the same.
+    parts = (claim.organisation_id, claim.key, claim.endpoint)
+    return "idempotency " + " ".join(f"{len(part)} {part}" for part in parts)
 
 
 def _is(claim: Claim) -> ColumnElement[bool]:

@@ -79,7 +79,7 @@ def claim(connection: Connection, worker: str, now_ns: int, kind: str | None = N
         return None
     taken = update(JOB).where(_C.job_id == job_id).values(state="running", worker=worker, heartbeat_ns=now_ns)
     row = connection.execute(taken.returning(*_COLUMNS, _C.request)).one()
-    values = dict(row._asdict())
+    values = row._asdict()
     request = bytes(values.pop("request"))
     return Job(**values), request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, func, insert, select, update
@@ -15,7 +15,7 @@ from unisono.store.identity import fresh_id
 from unisono.store.tables.parties import API_KEY
 
 # So that a leaked token is recognised by scanners, and a gateway's secret is not taken for a key.
-TOKEN_PREFIX: Final = "uni_"
+TOKEN_PREFIX: Final = "uni_"  # noqa: S105 - no secret
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -82,6 +82,6 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _key(row: object) -> ApiKey:
-    key_id, organisation_id, name, scopes, *instants = row  # type: ignore[misc]
-    return ApiKey(key_id, organisation_id, name, tuple(scopes), *instants)
+def _key(row: Any) -> ApiKey:
+    values = row._asdict()
+    return ApiKey(**{**values, "scopes": tuple(values["scopes"])})

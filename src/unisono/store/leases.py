@@ -26,7 +26,7 @@ def acquire(
     """Take the shard and return the new epoch, or None while another owner's lease runs.
 
     An owner of the same name takes over at once: it is the same place started again, and the higher epoch shuts out
-    whatever may be left of it. ``now_ns`` None: the database's clock, the only one that owners on several machines share.
+    whatever may be left of it. ``now_ns`` None: by the database's clock, the only one that several machines share.
     """
     now = _now(now_ns)
     expires = now + round(duration_s * NS_PER_S)

@@ -45,5 +45,5 @@ def named(connection: Connection, name: str) -> Organisation | None:
 
 def listed(connection: Connection, after: str = "", limit: int = 100) -> list[Organisation]:
     """Return up to ``limit`` organisations with an id beyond ``after``, in the order of their creation."""
-    page = select(*_COLUMNS).where(ORGANISATION.c.organisation_id > after)
-    return [Organisation(*row) for row in connection.execute(page.order_by(ORGANISATION.c.organisation_id).limit(limit))]
+    page = select(*_COLUMNS).where(ORGANISATION.c.organisation_id > after).order_by(ORGANISATION.c.organisation_id)
+    return [Organisation(*row) for row in connection.execute(page.limit(limit))]

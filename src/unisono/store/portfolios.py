@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -157,7 +157,7 @@ def _next_revision(connection: Connection, organisation_id: str, portfolio_id: s
     portfolio_no = connection.execute(raised).scalar_one_or_none()
     if portfolio_no is None:
         raise NotFound("portfolio", portfolio_id)
-    return portfolio_no
+    return int(portfolio_no)
 
 
 def _let_in(
@@ -184,5 +184,5 @@ def _listed(connection: Connection, which: ColumnElement[bool], limit: int) -> l
     return [_portfolio(row) for row in connection.execute(page)]
 
 
-def _portfolio(row: Row[Any]) -> Portfolio:
+def _portfolio(row: Any) -> Portfolio:
     return Portfolio(**row._asdict())

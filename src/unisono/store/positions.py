@@ -1,4 +1,4 @@
-"""Up to where a consumer has put a stream into this database: moved in the same transaction, so nothing counts twice."""
+"""Up to where a consumer has put a stream into this database: moved in the same transaction, so none counts twice."""
 
 from __future__ import annotations
 

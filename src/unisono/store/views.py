@@ -14,9 +14,10 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.errors import NotFound
 from unisono.model.technology import Lifecycle
+from unisono.store.alarms import Alarm
 from unisono.store.tables.devices import DEVICE, DEVICE_RATING, GATEWAY, OPT_OUT
 from unisono.store.tables.dispatches import DISPATCH_CYCLE
-from unisono.store.tables.operations import ALARM, JOB, JOB_ERROR, OUTBOX
+from unisono.store.tables.operations import ALARM, JOB_ERROR, OUTBOX
 from unisono.store.tables.places import CONNECTION_POINT, SITE
 from unisono.store.tables.portfolios import PORTFOLIO, PORTFOLIO_MEMBER
 from unisono.store.tables.records import EVENT_LOG
@@ -38,6 +39,14 @@ def opt_outs(connection: Connection, organisation_id: str, device_no: int, after
         .limit(1000)
     )
     return connection.execute(query).mappings().all()
+
+
+def device_ids_of_reference(connection: Connection, organisation_id: str, partner_reference: str) -> list[str]:
+    """Return the id of the device that the organisation calls so, or nothing."""
+    query = select(DEVICE.c.device_id).where(
+        DEVICE.c.organisation_id == organisation_id, DEVICE.c.partner_reference == partner_reference
+    )
+    return list(connection.execute(query).scalars())
 
 
 def sites(connection: Connection, organisation_id: str, *, after: int, limit: int) -> Sequence[RowMapping]:
@@ -131,22 +140,16 @@ def dispatch_cycles(
 
 def alarms(
     connection: Connection, organisation_id: str, *, is_open_only: bool, before: str, limit: int
-) -> Sequence[RowMapping]:
+) -> list[Alarm]:
     """Return alarms, newest first, with alarm_id < ``before`` ("": no bound)."""
-    query = select(ALARM).where(ALARM.c.organisation_id == organisation_id)
+    query = select(*(ALARM.c[name] for name in Alarm.__struct_fields__))
+    query = query.where(ALARM.c.organisation_id == organisation_id)
     if before:
         query = query.where(ALARM.c.alarm_id < before)
     if is_open_only:
         query = query.where(ALARM.c.cleared_ns.is_(None))
     query = query.order_by(ALARM.c.alarm_id.desc()).limit(limit)
-    return connection.execute(query).mappings().all()
-
-
-def job(connection: Connection, organisation_id: str, job_id: str) -> RowMapping:
-    """Return one job with its progress, without its request; raises NotFound."""
-    columns = [column for column in JOB.c if column.name != "request"]
-    query = select(*columns).where(JOB.c.organisation_id == organisation_id, JOB.c.job_id == job_id)
-    return _one(connection, query, "job", job_id)
+    return [Alarm(**row) for row in connection.execute(query).mappings()]
 
 
 def job_errors(connection: Connection, job_id: str, *, after: int, limit: int) -> Sequence[RowMapping]:

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["administration"], responses=PROBLEM_RESP
 
 
 @router.post("/keys", status_code=201, response_model=KeyMade, summary="Make a key; its secret is shown once")
-async def makepresent.key(
+async def make_key(
     asked: KeyAsked, request: Request, caller: Admin, context: Context, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The operator's admins may make keys for any organisation, others for their own, with scopes that they hold."""
@@ -43,7 +43,7 @@ async def makepresent.key(
         return KeyMade(**present.key(key).model_dump(), secret=token)
 
     once = Once(context, caller, request, idempotency_key)
-    return await once.answer(work, status=201, location="/v1/keys/{key_id}", hidden=("secret",))
+    return await once.answer(work, status=201, hidden=("secret",))
 
 
 @router.get("/keys", summary="List keys, without secrets")
@@ -61,7 +61,7 @@ async def list_keys(
 
 
 @router.post("/keys/{key_id}/revoke", summary="Revoke a key, at once and for good")
-async def revokepresent.key(key_id: str, caller: Admin, context: Context) -> Key:
+async def revoke_key(key_id: str, caller: Admin, context: Context) -> Key:
     """The next request with this key is refused; revoking it again changes nothing."""
     check_id("key", key_id, "key_id")
     now_ns = context.clock.wall_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import Connection
 
 from unisono.api import present
 from unisono.api.auth import Dispatcher, Reader
@@ -27,10 +28,25 @@ async def list_alarms(
 ) -> Page[Alarm]:  # fmt: skip
     """Newest first."""
     before = decode_cursor(cursor, str)
-    rows = await context.run(
+    found = await context.run(
         lambda connection: views.alarms(
             connection, caller.organisation_id, is_open_only=open_only, before=before, limit=limit + 1
         )
     )
-    more = encode_cursor(rows[limit - 1]["alarm_id"]) if len(rows) > limit else None
-    return Page(items=[present.alarm(row) for row in rows[:limit]], next_cursor=link_next(request, response, more))
+    more = encode_cursor(found[limit - 1].alarm_id) if len(found) > limit else None
+    return Page(items=[present.alarm(one) for one in found[:limit]], next_cursor=link_next(request, response, more))
+
+
+@router.post("/alarms/{alarm_id}/acknowledge", summary="Somebody has seen it")
+async def acknowledge_alarm(alarm_id: str, asked: AckAsked, caller: Dispatcher, context: Context) -> Alarm:
+    """Who was first stays on record; acknowledging it again changes nothing. The alarm clears by itself when it is over."""
+    check_id("alarm", alarm_id, "alarm_id")
+    now_ns = context.clock.wall_ns()
+
+    def work(connection: Connection) -> Alarm:
+        seen = alarms.acknowledge(
+            connection, caller.organisation_id, alarm_id, now_ns, by=caller.name, note=asked.note or ""
+        )
+        return present.alarm(seen)
+
+    return await context.run(work)

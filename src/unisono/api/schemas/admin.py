@@ -41,7 +41,10 @@ class Key(BaseModel):
 class KeyMade(Key):
     """A new key with its secret."""
 
-    secret: str = Field(description="The bearer token; shown now and never again.", examples=["uni_(43 characters)"])
+    secret: str | None = Field(
+        description="The bearer token; shown now and never again (null in a repeated answer).",
+        examples=["uni_(43 characters)"],
+    )
 
 
 class OrganisationAsked(Asked):
@@ -100,6 +103,8 @@ class Alarm(BaseModel):
     raised_at: str | None
     acknowledged_at: str | None = None
     acknowledged_by: str | None = None
+    note: str | None = None
+    n_raised: int = Field(default=1, description="How often it was seen again while it was open.")
     cleared_at: str | None = None
 
 

@@ -42,7 +42,9 @@ class GatewaySecret(BaseModel):
     """A new secret; what was valid before is so no longer."""
 
     gateway_id: str = Field(examples=[GATEWAY_EXAMPLE])
-    gateway_secret: str = Field(description="Shown now and never again.", examples=["(43 characters of base 64)"])
+    gateway_secret: str | None = Field(
+        description="Shown now and never again (null in a repeated answer).", examples=["(43 characters of base 64)"]
+    )
 
 
 class FourLevels(BaseModel):
@@ -130,7 +132,7 @@ class OptOutAsked(Asked):
 class OptOut(BaseModel):
     """An owner's word, kept."""
 
-    opt_out_no: int
+    opt_out_id: str = Field(examples=["opt_01KK79P8RC0000000000000000"])
     device_id: str
     interval_start: str
     interval_end: str
@@ -148,6 +150,8 @@ class CommandLogEntry(BaseModel):
     interval_start: str | None
     expires_at: str | None
     dispatch_id: str | None = None
+    answer: str | None = Field(default=None, description="Its first answer; null while there is none.")
+    answered_at: str | None = None
 
 
 class CommandLog(BaseModel):

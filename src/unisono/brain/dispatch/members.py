@@ -179,6 +179,16 @@ def _mode(
 
 
 @kernel()
+def _end_w(bound_w: float, sign: int, least_w: float, reference_w: float) -> float:
+    """Return the last power before the bound at which the device can run: not between 0 W and its least power."""
+    if abs(bound_w) >= least_w or bound_w == 0.0:
+        return bound_w
+    if bound_w * sign > 0.0:
+        return 0.0
+    return -sign * least_w if sign * reference_w <= -least_w else reference_w
+
+
+@kernel()
 def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture: Picture) -> float:
     """Return how far the device can go from its reference in the dispatch's direction."""
     row = members.row[k]
@@ -192,9 +202,10 @@ def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture:
             return 0.0
         reach_w = sign * (level_w - reference_w)
     elif sign > 0:
-        reach_w = 0.0 if nameplate.technology[row] == _PV else high_w - reference_w
+        reach_w = _end_w(high_w, sign, float(nameplate.power_step_min_w[row]), reference_w) - reference_w
+        reach_w = 0.0 if nameplate.technology[row] == _PV else reach_w
     else:
-        reach_w = reference_w - low_w
+        reach_w = reference_w - _end_w(low_w, sign, float(nameplate.power_step_min_w[row]), reference_w)
     worth_w = max(WORTH_W, WORTH_FRAC * nameplate.rating_w[row])
     return reach_w if reach_w >= worth_w else 0.0
 

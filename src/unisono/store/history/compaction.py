@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from unisono.base.errors import Conflict, DamagedRecord
 from unisono.base.instants import NS_PER_S
-from unisono.store.history import manifest, rollup
+from unisono.store.history import evidence, manifest, rollup
 from unisono.store.history.files import FileWriter, Place, WrittenFile, device_nos_of, read_device_range, sorted_table
 from unisono.store.history.kinds import KINDS, NS_PER_DAY, ROLLUP_15MIN, Kind, date_of
 from unisono.store.history.manifest import ManifestFile
@@ -99,12 +99,11 @@ def commit_merge(connection: Connection, step: Step, written: WrittenFile, now_n
     n_retired = manifest.retire(connection, [file.file_no for file in step.files], now_ns, replaced_by=file_no)
     if n_retired != len(step.files):
         raise Conflict("history files", date_of(step.day), "were merged or retired by someone else meanwhile")
+    evidence.log_merge(connection, step.files, written, now_ns)
 
 
 def _in_one(kind: Kind, table: pa.Table) -> pa.Table:
-    merged = rollup.merge(table) if kind is ROLLUP_15MIN else sorted_table(kind, table)
-    # What was written before a column existed reads as null there; the file's own schema allows it.
-    return merged.cast(pa.schema([field.with_nullable(True) for field in merged.schema]))
+    return rollup.merge(table) if kind is ROLLUP_15MIN else sorted_table(kind, table)
 
 
 def _device_ranges(store: ObjectStore, files: Sequence[ManifestFile]) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -86,7 +87,7 @@ class FileWriter:
         plain = [name for name in kind.schema.names if name not in kind.delta_columns]
         self._parquet = pq.ParquetWriter(
             pa.PythonFile(self._sink, mode="w"),
-            kind.schema.with_metadata({"unisono.kind": kind.name, "unisono.schema_version": str(kind.version)}),
+            _nullable(kind, kind.schema.names).with_metadata({"unisono.kind": kind.name, "unisono.schema_version": str(kind.version)}),
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
             use_dictionary=plain,
@@ -98,7 +99,7 @@ class FileWriter:
 
     def add(self, table: pa.Table) -> None:
         """Append rows; they come after all rows added before."""
-        self._parquet.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._parquet.write_table(of_schema(self._place.kind, table), row_group_size=ROW_GROUP_ROWS)
         self._n_rows += table.num_rows
         if table.num_rows:
             at_ns = table.column(self._place.kind.day_column).to_numpy()
@@ -107,6 +108,10 @@ class FileWriter:
     def __exit__(self, kind: Any, wrong: Any, trace: Any) -> None:
         if wrong is None:
             self._parquet.close()
+        else:
+            # It holds rows of a file that will not be: what it says of that adds nothing to what went wrong.
+            with contextlib.suppress(pa.ArrowException, OSError):
+                self._parquet.close()
         self._context.__exit__(kind, wrong, trace)
 
     def written(self) -> WrittenFile:
@@ -170,13 +175,18 @@ def device_nos_of(store: ObjectStore, path: str) -> Iterator[np.ndarray[Any, np.
 
 def of_schema(kind: Kind, table: pa.Table, names: Sequence[str] | None = None) -> pa.Table:
     """Return the table with the kind's columns by name: those the file does not know are missing, others are left out."""
-    fields = [kind.schema.field(name) for name in names or kind.schema.names]
+    schema = _nullable(kind, names or kind.schema.names)
+    known = set(table.schema.names)
     columns = [
-        table.column(field.name).cast(field.type) if field.name in table.schema.names else pa.nulls(table.num_rows, field.type)
-        for field in fields
+        table.column(field.name).cast(field.type) if field.name in known else pa.nulls(table.num_rows, field.type)
+        for field in schema
     ]
-    # A column added later may be declared as never missing; what was written before it has none.
-    return pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in fields]))
+    return pa.table(columns, schema=schema)
+
+
+def _nullable(kind: Kind, names: Sequence[str]) -> pa.Schema:
+    # A column added later may be declared as never missing; rows from before it have none all the same.
+    return pa.schema([kind.schema.field(name).with_nullable(True) for name in names])
 
 
 class _Opened:

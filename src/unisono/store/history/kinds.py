@@ -144,3 +144,8 @@ def day_of(at_ns: int) -> int:
 def date_of(day: int) -> str:
     """Return a day's date, YYYY-MM-DD, as the manifest and the folders name it."""
     return str(np.datetime64(day, "D"))
+
+
+def day_of_date(date: str) -> int:
+    """Return the day of a date that ``date_of`` made."""
+    return int(np.datetime64(date, "D").astype(np.int64))

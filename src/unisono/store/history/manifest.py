@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from unisono.store.history.files import WrittenFile
-from unisono.store.history.kinds import Kind, day_of
+from unisono.store.history.kinds import Kind, date_of, day_of, day_of_date
 from unisono.store.tables.records import HISTORY_FILE
 
 _FILE: Final = HISTORY_FILE.c
@@ -52,7 +52,7 @@ def add(connection: Connection, file: WrittenFile, now_ns: int) -> int:
     statement = insert(HISTORY_FILE).values(
         kind=file.kind,
         shard=file.shard,
-        day=file.day,
+        day=date_of(file.day),
         path=file.path,
         n_rows=file.n_rows,
         n_bytes=file.n_bytes,
@@ -90,9 +90,9 @@ def live(
     if shard is not None:
         where.append(_FILE.shard == shard)
     if start_ns is not None:
-        where += [_FILE.day >= day_of(start_ns), _FILE.at_last_ns >= start_ns]
+        where += [_FILE.day >= date_of(day_of(start_ns)), _FILE.at_last_ns >= start_ns]
     if end_ns is not None:
-        where += [_FILE.day <= day_of(end_ns - 1), _FILE.at_first_ns < end_ns]
+        where += [_FILE.day <= date_of(day_of(end_ns - 1)), _FILE.at_first_ns < end_ns]
     rows = connection.execute(select(*_COLUMNS).where(*where).order_by(_FILE.day, _FILE.file_no))
     return [_file(row) for row in rows]
 
@@ -105,7 +105,7 @@ def all_live(connection: Connection) -> list[ManifestFile]:
 
 def older_than(connection: Connection, kind: Kind, before_day: int) -> list[ManifestFile]:
     """Return a kind's live files of days before ``before_day``."""
-    where = (_FILE.kind == kind.name, _FILE.retired_at_ns.is_(None), _FILE.day < before_day)
+    where = (_FILE.kind == kind.name, _FILE.retired_at_ns.is_(None), _FILE.day < date_of(before_day))
     return [_file(row) for row in connection.execute(select(*_COLUMNS).where(*where).order_by(_FILE.file_no))]
 
 
@@ -142,8 +142,9 @@ def day_loads(connection: Connection, kind: Kind) -> list[tuple[int, int, int, i
         .having(func.count() > 1)
         .order_by(_FILE.day, _FILE.shard)
     )
-    return [(row[0], row[1], int(row[2]), int(row[3])) for row in connection.execute(statement)]
+    return [(row[0], day_of_date(row[1]), int(row[2]), int(row[3])) for row in connection.execute(statement)]
 
 
 def _file(row: Row[Any]) -> ManifestFile:
-    return ManifestFile(*row)
+    file_no, kind, shard, day, *rest = row
+    return ManifestFile(file_no, kind, shard, day_of_date(day), *rest)

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from unisono.base.instants import NS_PER_S
-from unisono.store.history import manifest
+from unisono.store.history import evidence, manifest
 from unisono.store.history.kinds import KINDS, day_of
 from unisono.store.history.objects import ObjectStore
 
@@ -28,6 +28,7 @@ def expire(connection: Connection, now_ns: int, retention_days: Mapping[str, int
         if days > 0:
             old = manifest.older_than(connection, kind, day_of(now_ns) - days)
             n_retired += manifest.retire(connection, [file.file_no for file in old], now_ns)
+            evidence.log_expiry(connection, old, now_ns)
     return n_retired
 
 

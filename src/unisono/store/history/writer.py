@@ -61,7 +61,7 @@ def commit_segment(connection: Connection, segment: Segment, files: Sequence[Wri
     positions.advance(connection, segment.consumer, segment.seq_last)
     for file in files:
         manifest.add(connection, file, now_ns)
-    evidence.log_files(connection, [file for file in files if file.kind == COMMANDS.name], now_ns)
+    evidence.log_files(connection, files, now_ns)
 
 
 def _tables(batches: Sequence[Batch]) -> Iterator[tuple[Kind, pa.Table]]:

@@ -51,7 +51,7 @@ DISPATCH_REVISION: Final = Table(
     text("kind", None),
     instant("start_ns"),
     instant("end_ns"),
-    # [[start_ns, power_w], ...]
+    # A list of pairs: start_ns, power_w.
     Column("targets", JSONB, nullable=False),
     Column("ramp_s", Double, nullable=False),
     Column("limit_is_export", Boolean, nullable=False),

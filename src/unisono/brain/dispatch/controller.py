@@ -1,0 +1,202 @@
+"""The closed loop of one dispatch: each cycle, from what it delivers and what it should, to the setpoints it wants.
+
+With T the target as a change against the reference, P what pinned devices give (silent ones by the evidence of their
+leases, locked ones, those let go that have not heard of it), and G the smoothed gap between what the free ones were told and
+what they are believed to deliver, the free ones are asked for T + G - P. G is the loop's integrator: it holds as long
+as the gap lasts and is bounded. A device found out (suspect, refusing, silent without a lease) leaves the sums, and its
+share goes to the next in line; over-delivery makes G negative and is taken back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from unisono.base.instants import NS_PER_S
+from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair, want
+from unisono.brain.dispatch.members import SUM_NAMES, Members, weigh
+from unisono.brain.dispatch.profile import profile_w, ramp_frac, steering_frac
+from unisono.fleet.columns import F8
+from unisono.fleet.table import FleetTable
+from unisono.model.dispatch import Dispatch
+from unisono.model.technology import EventKind, Policy
+
+SCHEDULED: Final = "scheduled"
+ACTIVE: Final = "active"
+COMPLETED: Final = "completed"
+CANCELLED: Final = "cancelled"
+
+# A shortfall is one when it lasts two cycles and is above a twentieth of the target; it ends below half of that.
+SHORT_FRAC: Final = 0.05
+SHORT_CYCLES: Final = 2
+
+
+class SteeringConfig(NamedTuple):
+    """How the loop is set."""
+
+    cycle_s: float = 4.0
+    # Setpoints closer than both to the one held are not sent again.
+    dead_band_w: float = 50.0
+    dead_band_frac: float = 0.01
+    # What is sent now shows a cycle and a round trip later.
+    lead_s: float = 5.0
+    gap_gain: float = 0.5
+    gap_max_frac: float = 0.3
+    plant_ramp_w_per_s: float = float("inf")
+
+
+@dataclass(slots=True)
+class ActiveDispatch:
+    """One dispatch while it is scheduled or runs."""
+
+    spec: Dispatch
+    dispatch_no: int
+    members: Members
+    accepted_ns: int
+    # When its references were frozen, and from which version of the fleet table its members are.
+    frozen_ns: int
+    fleet_version: int
+    state: str = SCHEDULED
+    sign: int = 1
+    gap_w: float = 0.0
+    asked_w: float = 0.0
+    n_short: int = 0
+    is_short: bool = False
+    short_since_ns: int = -1
+    largest_shortfall_w: float = 0.0
+    delivered_wh: float = 0.0
+    targeted_wh: float = 0.0
+    sums: F8 = field(default_factory=lambda: np.zeros(len(SUM_NAMES)))
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What one cycle of the loop came to; powers in the words of the dispatch's kind (net_w, limit_w: absolute)."""
+
+    target_w: float
+    delivered_w: float
+    shortfall_w: float
+    left_w: float
+    n_called: int
+    n_let_go: int
+    is_holding: bool
+
+
+def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, config: SteeringConfig) -> Steered:
+    """Weigh the members, decide what is asked of them, and write the setpoints that this dispatch wants."""
+    spec, sums = active.spec, active.sums
+    change_w = _weighed_change_w(active, table, now_ns, mono_ns, config)
+    due_frac = ramp_frac(spec, now_ns)
+    pinned_w = sums[_PINNED]
+    bound_w = config.gap_max_frac * abs(change_w)
+    active.gap_w += config.gap_gain * (float(sums[_GAP]) - active.gap_w)
+    active.gap_w = min(max(active.gap_w, -bound_w), bound_w)
+    asked_w = change_w + active.gap_w - pinned_w
+    step_w = config.plant_ramp_w_per_s * config.cycle_s
+    asked_w = min(max(asked_w, active.asked_w - step_w), active.asked_w + step_w)
+    active.asked_w = asked_w
+    left_w = _allocate(active, table, max(0.0, active.sign * asked_w))
+    n_called, n_let_go = want(
+        active.sign,
+        active.dispatch_no,
+        config.dead_band_w,
+        config.dead_band_frac,
+        active.members,
+        table.nameplate,
+        table.leases,
+    )
+    target_w, delivered_w, shortfall_w = _account(active, now_ns)
+    return Steered(target_w, delivered_w, shortfall_w, left_w, n_called, n_let_go, due_frac >= 1.0)
+
+
+def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str:
+    """Follow the shortfall; return "begins", "ends" or "" for this cycle."""
+    significant_w = SHORT_FRAC * max(abs(steered.target_w), 1.0)
+    active.largest_shortfall_w = max(active.largest_shortfall_w, steered.shortfall_w if steered.is_holding else 0.0)
+    if active.is_short:
+        if steered.shortfall_w < 0.5 * significant_w or not steered.is_holding:
+            active.is_short = False
+            active.n_short = 0
+            return "ends"
+        return ""
+    active.n_short = active.n_short + 1 if steered.is_holding and steered.shortfall_w > significant_w else 0
+    if active.n_short < SHORT_CYCLES:
+        return ""
+    active.is_short = True
+    active.short_since_ns = now_ns
+    return "begins"
+
+
+_GAP: Final = SUM_NAMES.index("gap_w")
+_PINNED: Final = SUM_NAMES.index("pinned_w")
+_BASE: Final = SUM_NAMES.index("base_w")
+_NET: Final = SUM_NAMES.index("net_w")
+_DELIVERED: Final = SUM_NAMES.index("delivered_w")
+
+
+def _weighed_change_w(
+    active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, config: SteeringConfig
+) -> float:
+    """Weigh the members in the direction that the target needs; return the change to steer for."""
+    share = steering_frac(active.spec, now_ns, config.lead_s)
+    for _ in range(2):
+        weigh(
+            active.sign,
+            active.dispatch_no,
+            mono_ns,
+            active.members,
+            table.nameplate,
+            table.slots,
+            table.picture,
+            table.leases,
+            active.sums,
+        )
+        wanted_w = _full_change_w(active, now_ns + round(config.lead_s * NS_PER_S))
+        sign = active.sign if wanted_w == 0.0 else 1 if wanted_w > 0.0 else -1
+        if sign == active.sign:
+            break
+        active.sign = sign
+    return share * wanted_w
+
+
+def _full_change_w(active: ActiveDispatch, at_ns: int) -> float:
+    """Return the change that the profile asks for in full force, in the words of its kind."""
+    spec = active.spec
+    power_w = profile_w(spec, min(at_ns, spec.end_ns - 1))
+    if spec.kind == EventKind.CHANGE_W:
+        return power_w
+    beyond_w = power_w - float(active.sums[_BASE])
+    if spec.kind == EventKind.NET_W:
+        return beyond_w
+    return min(0.0, beyond_w) if spec.limit_is_export else max(0.0, beyond_w)
+
+
+def _allocate(active: ActiveDispatch, table: FleetTable, need_w: float) -> float:
+    """Share ``need_w`` out by the dispatch's policy; return what nobody can give."""
+    members, nameplate = active.members, table.nameplate
+    if active.spec.policy == Policy.PRO_RATA:
+        pro_rata(need_w, members, nameplate)
+    elif active.spec.policy == Policy.SOC_FAIR:
+        soc_fair(need_w, active.sign, members, nameplate, table.picture)
+    else:
+        merit_order(need_w, members, nameplate)
+    snap(active.sign, members, nameplate)
+    return repair(active.sign, need_w, members, nameplate)
+
+
+def _account(active: ActiveDispatch, now_ns: int) -> tuple[float, float, float]:
+    """Return target, delivered and shortfall in the words of the dispatch's kind."""
+    spec, sums = active.spec, active.sums
+    share = ramp_frac(spec, now_ns)
+    power_w = profile_w(spec, now_ns)
+    if spec.kind == EventKind.CHANGE_W:
+        target_w, delivered_w = share * power_w, float(sums[_DELIVERED])
+        return target_w, delivered_w, max(0.0, active.sign * (target_w - delivered_w))
+    base_w, net_w = float(sums[_BASE]), float(sums[_NET])
+    if spec.kind == EventKind.NET_W:
+        target_w = base_w + share * (power_w - base_w)
+        return target_w, net_w, max(0.0, active.sign * (target_w - net_w))
+    beyond_w = net_w - power_w if spec.limit_is_export else power_w - net_w
+    return power_w, net_w, max(0.0, beyond_w) * share

@@ -1,0 +1,137 @@
+"""Gates: the last look at every setpoint before it leaves. A gate trims or refuses, and says how often and why.
+
+Allocation respects the same limits; the physics gate holds them again over whatever wrote the setpoints. Gates of the market
+and of operations take their place behind it in ``GATES``: any function of the same form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numba import types
+
+from unisono.base.kernel import kernel
+from unisono.fleet.columns import I8, LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
+from unisono.fleet.table import FleetTable
+
+Gate = Callable[[FleetTable, float], dict[str, int]]
+
+PHYSICS_REASONS: Final = ("rating", "state_of_charge", "ramp", "site_export_limit", "site_import_limit")
+_RATING, _SOC, _RAMP, _EXPORT, _IMPORT = range(len(PHYSICS_REASONS))
+# Setpoints are whole watts, limits are not.
+ROUNDING_W: Final = 1.0
+
+_I8: Final = types.Array(types.int64, 1, "C")
+
+
+@kernel()
+def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases, counts: I8) -> None:
+    """Trim one wanted setpoint to rating, state of charge and ramp."""
+    wanted_w = float(leases.wanted_w[row])
+    trimmed_w = min(max(wanted_w, float(nameplate.power_min_w[row])), float(nameplate.power_max_w[row]))
+    if trimmed_w != wanted_w:
+        counts[_RATING] += 1
+    if nameplate.energy_capacity_wh[row] > 0.0 and not math.isnan(picture.soc_frac[row]):
+        before_w = trimmed_w
+        # Only the store's own bounds: a load's way back to its reference stays open.
+        if picture.energy_up_wh[row] <= 0.0 and trimmed_w > 0.0:
+            trimmed_w = 0.0
+        if picture.soc_frac[row] >= nameplate.soc_max_frac[row] and trimmed_w < 0.0 and leases.wanted_reference_w[row] >= 0.0:
+            trimmed_w = 0.0
+        if trimmed_w != before_w:
+            counts[_SOC] += 1
+    at_w = float(leases.expected_w[row])
+    is_held = leases.state[row] == 1 and trimmed_w == leases.setpoint_w[row]
+    if not math.isnan(at_w) and not is_held and math.isfinite(nameplate.ramp_w_per_s[row]):
+        step_w = max(nameplate.ramp_w_per_s[row] * cycle_s, float(nameplate.power_step_min_w[row])) + ROUNDING_W
+        before_w = trimmed_w
+        trimmed_w = min(max(trimmed_w, at_w - step_w), at_w + step_w)
+        if trimmed_w != before_w:
+            counts[_RAMP] += 1
+    leases.wanted_w[row] = math.floor(trimmed_w) if trimmed_w > 0.0 else math.ceil(trimmed_w)
+
+
+@kernel()
+def _planned_w(row: int, leases: Leases) -> float:
+    """Return where the device will be: as wanted, else where it is expected."""
+    if leases.wanted_no[row] >= 0:
+        return float(leases.wanted_w[row])
+    return 0.0 if math.isnan(leases.expected_w[row]) else float(leases.expected_w[row])
+
+
+@kernel()
+def _trim_site(row: int, over_w: float, change_w: float, sign: int, nameplate: Nameplate, leases: Leases) -> bool:
+    """Take the device's part of what its site has too much back towards its reference; an on-off device is refused."""
+    mine_w = sign * (leases.wanted_w[row] - leases.wanted_reference_w[row])
+    if mine_w <= 0.0:
+        return False
+    if nameplate.is_on_off[row] == 1:
+        leases.wanted_no[row] = -1
+        leases.wanted_w[row] = np.nan
+        return True
+    share = min(1.0, over_w / change_w)
+    trimmed_w = leases.wanted_w[row] - sign * share * mine_w
+    # Whole watts on the side of the limit.
+    leases.wanted_w[row] = math.floor(trimmed_w) if sign > 0 else math.ceil(trimmed_w)
+    return True
+
+
+@kernel(
+    types.void(types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES, _I8)
+)
+def trim_physics(
+    n: int,
+    n_sites: int,
+    cycle_s: float,
+    sites: Sites,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    counts: I8,
+) -> None:
+    """Trim wanted setpoints to what device and connection point allow; ``counts`` follow PHYSICS_REASONS."""
+    for site in range(n_sites):
+        sites.power_w[site] = 0.0
+        sites.up_w[site] = 0.0
+        sites.down_w[site] = 0.0
+    for row in range(n):
+        site = nameplate.site[row]
+        if leases.wanted_no[row] >= 0:
+            _trim_device(row, cycle_s, nameplate, picture, leases, counts)
+            change_w = leases.wanted_w[row] - leases.wanted_reference_w[row]
+            sites.up_w[site] += max(0.0, float(change_w))
+            sites.down_w[site] += max(0.0, -float(change_w))
+        sites.power_w[site] += _planned_w(row, leases)
+    for row in range(n):
+        if leases.wanted_no[row] < 0:
+            continue
+        site = nameplate.site[row]
+        over_w = sites.power_w[site] - sites.export_limit_w[site]
+        if over_w > ROUNDING_W and sites.up_w[site] > 0.0:
+            counts[_EXPORT] += _trim_site(row, over_w, sites.up_w[site], 1, nameplate, leases)
+            continue
+        over_w = sites.import_limit_w[site] - sites.power_w[site]
+        if over_w > ROUNDING_W and sites.down_w[site] > 0.0:
+            counts[_IMPORT] += _trim_site(row, over_w, sites.down_w[site], -1, nameplate, leases)
+
+
+def physics_gate(table: FleetTable, cycle_s: float) -> dict[str, int]:
+    """Hold rating, state of charge, ramp and connection point; return how many setpoints were trimmed, by reason."""
+    counts = np.zeros(len(PHYSICS_REASONS), np.int64)
+    trim_physics(
+        table.n_devices,
+        table.n_sites,
+        cycle_s,
+        table.sites,
+        table.nameplate,
+        table.picture,
+        table.leases,
+        counts,
+    )
+    return {reason: n for reason, n in zip(PHYSICS_REASONS, counts.tolist(), strict=True) if n}
+
+
+GATES: Final[tuple[Gate, ...]] = (physics_gate,)

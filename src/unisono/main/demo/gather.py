@@ -1,0 +1,106 @@
+"""After the dispatch: what the platform recorded and what the region's ledger says, brought into one record."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from unisono.base.instants import NS_PER_S, parse_rfc3339
+from unisono.main.demo.children import RegionProcess
+from unisono.main.demo.client import OperatorClient
+from unisono.main.demo.record import DemoRecord, Series, Share
+from unisono.main.demo.verdict import judge, refill_time_s
+from unisono.model.totals import COUNTER_NAMES
+
+# A shortfall counts as one when it is more than this share of the target.
+SHORTFALL_FRAC: Final = 0.05
+# The recorder is a second or two behind the last cycle.
+RECORDER_TIMEOUT_S: Final = 15.0
+
+
+def fill_record(
+    record: DemoRecord,
+    client: OperatorClient,
+    dispatch: dict[str, Any],
+    portfolios: list[dict[str, Any]],
+    region: RegionProcess,
+) -> None:
+    """Fill in everything that the reports show, and the verdict."""
+    start_ns = round(dispatch["start_at"].timestamp() * NS_PER_S)
+    _fill_outcomes(record, _recorded(client, dispatch), start_ns)
+    record.portfolios = [_portfolio(client, portfolio) for portfolio in portfolios]
+    record.ingest = _ingest(client)
+    ledger = region.finish()
+    _fill_ledger(record, ledger, start_ns)
+    log = client.get("/v1/log/verification")
+    record.log_entries, record.log_head = int(log["n_entries"]), str(log["head"])
+    n_acknowledged = int(ledger["counters"].get("readings_acknowledged", 0))
+    n_lost = max(0, n_acknowledged - record.ingest["accepted"])
+    record.misbehaviour["readings acknowledged"] = n_acknowledged
+    record.checks = judge(record, is_log_whole=bool(log["is_whole"]), n_acknowledged_lost=n_lost)
+
+
+def _recorded(client: OperatorClient, dispatch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the recorded cycles, once the last one is there."""
+    path = f"/v1/vpp/dispatches/{dispatch['dispatch_id']}/outcome"
+    until_s = time.monotonic() + RECORDER_TIMEOUT_S
+    while True:
+        cycles = client.pages(path, limit=1000)
+        if any(cycle["state"] == "completed" for cycle in cycles) or time.monotonic() > until_s:
+            return sorted(cycles, key=lambda cycle: str(cycle["at"]))
+        time.sleep(0.5)
+
+
+def _fill_outcomes(record: DemoRecord, cycles: list[dict[str, Any]], start_ns: int) -> None:
+    at_s = [(parse_rfc3339(cycle["at"]) - start_ns) / NS_PER_S for cycle in cycles]
+
+    def line(name: str) -> Series:
+        return Series(at_s, [float(cycle[name]) * 1e3 for cycle in cycles])
+
+    record.target, record.estimated = line("target_kw"), line("delivered_kw")
+    record.estimated_sd, record.shortfall = line("delivered_sd_kw"), line("shortfall_kw")
+    within = Series(
+        [s for s in at_s if s < record.hold_end_s],
+        [w for s, w in zip(at_s, record.shortfall.power_w, strict=True) if s < record.hold_end_s],
+    )
+    record.refill_s = refill_time_s(within, threshold_w=SHORTFALL_FRAC * record.target_w, from_s=record.hold_start_s)
+    in_hold = [c for s, c in zip(at_s, cycles, strict=True) if record.hold_start_s <= s < record.hold_end_s]
+    if in_hold:
+        record.funnel = {name: int(n) for name, n in in_hold[-1]["funnel"].items()}
+        record.n_refilled = sum(int(cycle["funnel"]["refilled"]) for cycle in in_hold)
+
+
+def _fill_ledger(record: DemoRecord, ledger: dict[str, Any], start_ns: int) -> None:
+    at_s = [(at_ns - start_ns) / NS_PER_S for at_ns in ledger["interval_start_ns"]]
+    shown = [i for i, s in enumerate(at_s) if s >= -12.0]
+    record.true = Series([at_s[i] for i in shown], [float(ledger["delivered_w"][i]) for i in shown])
+    record.violations = {name: int(n) for name, n in ledger["n_violations"].items()}
+    held = [i for i, s in enumerate(at_s) if record.hold_start_s <= s < record.hold_end_s]
+    record.by_technology = [
+        Share(name, int(n["n_devices"]), int(n["n_called"]), _mean([ledger["delivered_w_by_technology"][name][i] for i in held]))
+        for name, n in ledger["by_technology"].items()
+    ]
+    record.by_domain = [
+        Share(name, int(n["n_devices"]), int(n["n_called"]), float(n["delivered_wh"]) * 3600.0 / 180.0)
+        for name, n in ledger["by_vendor"].items()
+    ]
+    record.misbehaviour = dict(ledger.get("misbehaviour", {}))
+
+
+def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, object]:
+    status = client.get(f"/v1/vpp/portfolios/{portfolio['portfolio_id']}/status")
+    return {
+        "name": portfolio["name"],
+        "n_devices": status["n_devices"],
+        "enrolled_mw": f"{status['enrolled_kw'] / 1e3:.2f}",
+        "dispatchable_mw": f"{(status['dispatchable_capacity_kw'] or 0.0) / 1e3:.2f}",
+    }
+
+
+def _ingest(client: OperatorClient) -> dict[str, int]:
+    counted = client.get("/v1/ingest/counters")["totals"]
+    return {name: int(counted[name]) for name in COUNTER_NAMES}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

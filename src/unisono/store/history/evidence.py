@@ -1,0 +1,119 @@
+"""The proof that commands are kept as they were sent: every commands file's digest stands in the hash-chained event log.
+
+Three kinds of entries: ``history.commands_file`` (a file came), ``history.commands_merged`` (one came instead of others),
+``history.commands_expired`` (retention let files go). Together they say which bytes must be there now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, select
+
+from unisono.base.errors import DamagedRecord
+from unisono.model.totals import LogEntry
+from unisono.store import event_log
+from unisono.store.history import manifest
+from unisono.store.history.files import WrittenFile
+from unisono.store.history.kinds import COMMANDS
+from unisono.store.history.manifest import ManifestFile
+from unisono.store.history.objects import ObjectStore
+from unisono.store.tables.records import EVENT_LOG
+
+CAME: Final = "history.commands_file"
+MERGED: Final = "history.commands_merged"
+EXPIRED: Final = "history.commands_expired"
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """What ``verify_log`` found; ``first_damage`` is "" when everything is as it was written."""
+
+    head: event_log.Head
+    n_files: int
+    n_rows: int
+    first_damage: str
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether chain and frames are as they were written."""
+        return self.first_damage == ""
+
+
+def log_files(connection: Connection, files: Sequence[WrittenFile], now_ns: int) -> None:
+    """Put new commands files on record; do it last in the transaction, for other writers of the log wait."""
+    event_log.append(connection, [_entry(CAME, now_ns, _facts(file)) for file in files if file.kind == COMMANDS.name])
+
+
+def log_merge(connection: Connection, sources: Sequence[ManifestFile], merged: WrittenFile, now_ns: int) -> None:
+    """Put on record that one commands file stands for others."""
+    if merged.kind == COMMANDS.name:
+        facts = {**_facts(merged), "replaces": [file.path for file in sources]}
+        event_log.append(connection, [_entry(MERGED, now_ns, facts)])
+
+
+def log_expiry(connection: Connection, files: Sequence[ManifestFile], now_ns: int) -> None:
+    """Put on record that retention let commands files go."""
+    paths = [file.path for file in files if file.kind == COMMANDS.name]
+    if paths:
+        event_log.append(connection, [_entry(EXPIRED, now_ns, {"paths": paths})])
+
+
+def verify_log(connection: Connection, store: ObjectStore, expected: event_log.Head | None = None) -> LogReport:
+    """Hash the chain and then every commands file again; name the first entry or file that is not as it was written.
+
+    ``expected`` is a head known from elsewhere (a printed report): with it, a cut-off end is found too.
+    """
+    try:
+        head = event_log.verify(connection, expected)
+    except DamagedRecord as damage:
+        return LogReport(event_log.head(connection), 0, 0, str(damage))
+    n_files = n_rows = 0
+    promised = _promised(connection)
+    listed = {file.path: file for file in manifest.live(connection, COMMANDS)}
+    for path, (seq, facts) in promised.items():
+        damage_found = _damage(store, path, facts, listed.pop(path, None))
+        if damage_found:
+            return LogReport(head, n_files, n_rows, f"event log entry {seq}: {damage_found}")
+        n_files += 1
+        n_rows += int(facts["n_rows"])
+    for path in listed:
+        return LogReport(head, n_files, n_rows, f"history file {path} is not in the event log")
+    return LogReport(head, n_files, n_rows, "")
+
+
+def _promised(connection: Connection) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Return path -> (entry, facts) of every commands file that must be there now, in the order of the log."""
+    c = EVENT_LOG.c
+    entries = select(c.seq, c.kind, c.body).where(c.kind.in_((CAME, MERGED, EXPIRED))).order_by(c.seq)
+    promised: dict[str, tuple[int, dict[str, Any]]] = {}
+    for seq, kind, body in connection.execute(entries):
+        for path in (*body.get("replaces", ()), *body.get("paths", ())):
+            promised.pop(path, None)
+        if kind != EXPIRED:
+            promised[body["path"]] = (seq, body)
+    return promised
+
+
+def _damage(store: ObjectStore, path: str, facts: dict[str, Any], row: ManifestFile | None) -> str:
+    if row is None:
+        return f"history file {path} is not in the manifest any more"
+    if row.sha256 != facts["sha256"]:
+        return f"history file {path} has another digest in the manifest"
+    try:
+        sha256, n_bytes = store.digest(path)
+    except DamagedRecord as damage:
+        return str(damage)
+    if (sha256, n_bytes) != (facts["sha256"], facts["n_bytes"]):
+        return f"history file {path} was changed: its digest is {sha256[:16]}, it was {facts['sha256'][:16]}"
+    return ""
+
+
+def _facts(file: WrittenFile) -> dict[str, object]:
+    return {"path": file.path, "sha256": file.sha256, "n_bytes": file.n_bytes, "n_rows": file.n_rows}
+
+
+def _entry(kind: str, now_ns: int, body: dict[str, object]) -> LogEntry:
+    return LogEntry(at_ns=now_ns, kind=kind, organisation_id="", body=body)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import unisono
+from unisono.main import cli
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNISONO_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
+    for name in ("UNISONO_CONFIG", "UNISONO_API_URL", "UNISONO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.run(list(arguments))
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"unisono {unisono.__version__}\n"
+
+
+WRONG = [
+    (("up", "--roles", "front,rear"), 2, "--roles = 'rear': must be among historian, realtime, web, front"),
+    (("config", "check", "nowhere.toml"), 2, "file = 'nowhere.toml': No such file"),
+    (("bench", "speed"), 2, "bench = 'speed': must be one of totals"),
+    (("events",), 2, "portfolio = '': is needed without --follow"),
+    (("status",), 3, "start it with: unisono up"),
+    (("keys", "list"), 3, "start it with: unisono up"),
+    (("demo", "--world", "flat"), 2, "--world = 'flat': must be default or data"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), WRONG, ids=[" ".join(case[0]) for case in WRONG])
+def test_a_mistake_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("unisono: ")
+    assert "Traceback" not in said
+
+
+def test_config_check_names_field_value_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "unisono.toml").write_text("cycle_s = 60\n")
+    assert run("config", "check") == 2
+    assert "unisono.toml: cycle_s = 60: must be less than or equal to 10" in capsys.readouterr().err
+
+
+def test_up_on_a_folder_that_is_a_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").touch()
+    assert run("up") == 2
+    assert "data_dir" in capsys.readouterr().err
+
+
+class FakeApi(http.server.BaseHTTPRequestHandler):
+    """Answers what it is told and notes what it is asked."""
+
+    answers: ClassVar[dict[str, tuple[int, Any]]] = {}
+    asked: ClassVar[list[tuple[str, str, dict[str, str], Any]]] = []
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.asked.append((self.command, self.path, dict(self.headers), body))
+        status, answer = self.answers.get(self.path.partition("?")[0], (404, {"detail": "no such path"}))
+        payload = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    do_GET = do_POST = _answer  # noqa: N815  # the standard library asks for these names
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeApi]]:
+    FakeApi.answers.clear()
+    FakeApi.asked.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeApi)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("UNISONO_API_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("UNISONO_API_KEY", "uni_test")
+    yield FakeApi
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_dispatch_is_sent_with_key_and_idempotency_key(api: type[FakeApi]) -> None:
+    api.answers["/v1/vpp/portfolios/pfo_1/dispatches"] = (201, {"dispatch_id": "dsp_1"})
+    assert run("dispatch", "create", "pfo_1", "--kw", "-500", "--minutes", "15", "--idempotency-key", "again") == 0
+    ((method, _, headers, body),) = api.asked
+    assert (method, headers["Authorization"], headers["Idempotency-Key"]) == ("POST", "Bearer uni_test", "again")
+    assert (body["kind"], body["target_kw"]) == ("change_kw", -500)
+
+
+def test_a_refusal_of_the_api_is_told_in_its_words(api: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers["/v1/vpp/dispatches/dsp_1/cancel"] = (409, {"detail": "dispatch 'dsp_1': has ended"})
+    assert run("dispatch", "cancel", "dsp_1") == 2
+    assert capsys.readouterr().err == "unisono: dispatch 'dsp_1': has ended\n"
+
+
+def test_a_bad_key_is_told(api: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers["/v1/keys"] = (401, {"detail": "revoked"})
+    assert run("keys", "list") == 2
+    assert "UNISONO_API_KEY" in capsys.readouterr().err
+
+
+def test_pages_are_followed_to_their_end_or_the_limit(api: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers["/v1/devices"] = (200, {"items": [{"device_id": "dev_1"}] * 2, "next_cursor": "on"})
+    assert run("devices", "--limit", "5", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 5
+    assert [path for _, path, _, _ in api.asked] == [
+        "/v1/devices?limit=5",
+        "/v1/devices?limit=3&cursor=on",
+        "/v1/devices?limit=1&cursor=on",
+    ]

@@ -1,0 +1,99 @@
+"""Who is let in, and who is put out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import gmqtt
+import pytest
+
+from tests.links.edge import (
+    MqttGateway,
+    bus_of,
+    clock,
+    fleet,
+    gateway_id,
+    gateway_record,
+    mqtt_gateway,
+    nats_engine,
+    running,
+    secret,
+)
+from unisono.bus.connection import Bus, connect
+from unisono.base.errors import Unavailable
+from unisono.engines.nats import NatsEndpoints, NatsEngine
+from unisono.links.identity import Identity
+from unisono.model.registry import RegistryBatch
+from unisono.services import gatekeeper
+from unisono.services.gatekeeper import GatekeeperSettings
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[NatsEngine]:
+    with nats_engine(tmp_path / "nats") as started:
+        yield started
+
+
+def known() -> Identity:
+    identity = Identity()
+    identity.fold(fleet())
+    return identity
+
+
+def watch(bus: Bus, identity: Identity, endpoints: NatsEndpoints, system: Bus, out: asyncio.Queue[str]):  # noqa: ANN201
+    open_door = asyncio.Event()
+    open_door.set()
+    settings = GatekeeperSettings(endpoints.account_seed_path)
+    return gatekeeper.run(
+        bus, identity, clock(), settings, may_admit=open_door, system=system, to_disconnect=out
+    )
+
+
+async def is_admitted(gateway: MqttGateway) -> bool:
+    try:
+        async with gateway:
+            return True
+    except gmqtt.mqtt.handler.MQTTConnectError:
+        return False
+
+
+def test_only_enrolled_gateways_with_their_own_secret_are_let_in(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        endpoints = engine.endpoints
+        identity = known()
+        async with bus_of(endpoints) as bus, bus_of(endpoints, system=True) as system:
+            async with running(watch(bus, identity, endpoints, system, asyncio.Queue())):
+                port = endpoints.mqtt_port
+                assert await is_admitted(mqtt_gateway(endpoints, 1))
+                assert not await is_admitted(MqttGateway(port, gateway_id(1), "wrong"))
+                assert not await is_admitted(MqttGateway(port, gateway_id(1), secret(2)))
+                assert not await is_admitted(MqttGateway(port, gateway_id(77), secret(77)))
+                identity.fold(RegistryBatch((gateway_record(1, revision=2, is_revoked=True),)))
+                assert not await is_admitted(mqtt_gateway(endpoints, 1))
+                assert await is_admitted(mqtt_gateway(endpoints, 2))
+                # The same rights hold for a gateway that speaks NATS itself.
+                gateway = await connect(endpoints.nats_url, gateway_id(2), secret(2))
+                await gateway.close()
+                with pytest.raises(Unavailable):
+                    await connect(endpoints.nats_url, gateway_id(2), secret(1), timeout_s=3.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_revoked_gateway_is_cut_off_at_once(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        endpoints = engine.endpoints
+        identity, out = known(), asyncio.Queue[str]()
+        async with bus_of(endpoints) as bus, bus_of(endpoints, system=True) as system:
+            async with running(watch(bus, identity, endpoints, system, out)):
+                gateway = mqtt_gateway(endpoints, 1)
+                is_cut = asyncio.Event()
+                async with gateway:
+                    gateway.client.on_disconnect = lambda *_: is_cut.set()
+                    for gateway_ref in identity.fold(RegistryBatch((gateway_record(1, revision=2, is_revoked=True),))):
+                        out.put_nowait(gateway_ref)
+                    await asyncio.wait_for(is_cut.wait(), 10)
+
+    asyncio.run(scenario())

@@ -1,0 +1,128 @@
+"""Commands, renewals, acknowledgements and receipts, both ways."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.links.edge import NOW_MS, NOW_NS, fleet
+from unisono.base.errors import InvalidInput
+from unisono.links.identity import Identity
+from unisono.model.batches import CommandFrames
+from unisono.model.technology import CommandKind, Fallback
+from unisono.wire.acks import decode_acks, encode_acks
+from unisono.wire.frames import (
+    COMMANDS_PER_FRAME_MAX,
+    FetchedFrames,
+    Frame,
+    Renewal,
+    decode_fetched,
+    decode_frame,
+    decode_renewal,
+    encode,
+    encode_fetched,
+    messages_of,
+)
+from unisono.wire.receipts import decode_receipt, encode_receipt
+
+S_NS = 10**9
+
+
+def frames(rows: list[tuple[int, int, int, float, int]], kind: CommandKind = CommandKind.POWER_SETPOINT) -> CommandFrames:
+    """Rows of (device_no, gateway_no, seq, value, expires after s)."""
+    n = len(rows)
+    return CommandFrames.of_columns(
+        {"shard": 0, "epoch": 3, "cycle": 1, "issued_ns": NOW_NS},
+        {
+            "device_no": [row[0] for row in rows],
+            "gateway_no": [row[1] for row in rows],
+            "seq": [row[2] for row in rows],
+            "value": [row[3] for row in rows],
+            "kind": [int(kind)] * n,
+            "fallback": [int(Fallback.NORMAL_OPERATION)] * n,
+            "start_ns": [NOW_NS] * n,
+            "expires_ns": [NOW_NS + row[4] * S_NS for row in rows],
+            "ttl_s": [60.0] * n,
+        },
+    )
+
+
+def test_one_message_a_gateway_in_the_agreed_shape() -> None:
+    rows = [(11, 1, 5, -1200.0, 30), (21, 2, 6, 800.0, 30), (12, 1, 7, 0.0, 0), (-1, 1, 7, 0.0, 60)]
+    first, renewal, second = messages_of(frames(rows), NOW_NS)
+    assert [out.gateway_no for out in (first, renewal, second)] == [1, 1, 2]
+    assert json.loads(encode(first.message)) == {
+        "type": "frame",
+        "epoch": 3,
+        "issued_ms": NOW_MS,
+        "commands": [
+            {
+                "no": 11,
+                "seq": 5,
+                "kind": "power_setpoint",
+                "value": -1200,
+                "start_ms": NOW_MS,
+                "expires_ms": NOW_MS + 30_000,
+                "ttl_s": 60.0,
+                "fallback": "normal_operation",
+            }
+        ],
+    }
+    assert decode_frame(encode(first.message)) == first.message
+    assert decode_renewal(encode(renewal.message)) == Renewal(3, 7, NOW_MS, NOW_MS + 60_000)
+
+
+def test_both_kinds_travel_in_one_fetched_list() -> None:
+    messages = [out.message for out in messages_of(frames([(11, 1, 5, 1.5, 30), (-1, 1, 5, 0, 30)]), NOW_NS)]
+    fetched = FetchedFrames(tuple(messages), 17)
+    assert decode_fetched(encode_fetched(fetched)) == fetched
+
+
+def test_a_release_has_no_value_and_still_is_json() -> None:
+    (out,) = messages_of(frames([(11, 1, 5, float("nan"), 30)], CommandKind.RELEASE), NOW_NS)
+    assert isinstance(out.message, Frame)
+    assert out.message.commands[0].value == 0
+    assert out.message.commands[0].kind == "release"
+
+
+def test_a_large_gateway_gets_several_frames() -> None:
+    n = 2 * COMMANDS_PER_FRAME_MAX + 1
+    messages = messages_of(frames([(no + 1, 1, no, 1.0, 30) for no in range(n)]), NOW_NS)
+    sizes = [len(out.message.commands) for out in messages if isinstance(out.message, Frame)]
+    assert sizes == [COMMANDS_PER_FRAME_MAX, COMMANDS_PER_FRAME_MAX, 1]
+
+
+def test_nothing_is_left_of_expired_frames() -> None:
+    assert messages_of(frames([(11, 1, 5, 1.0, 30)]), NOW_NS + 30 * S_NS) == []
+
+
+def test_answers_of_foreign_devices_and_odd_codes_are_refused_by_row() -> None:
+    known = Identity()
+    known.fold(fleet())
+    rows = [(11, 1, 5, 0, NOW_MS), (-1, 1, 9, 0, NOW_MS), (21, 1, 5, 0, NOW_MS), (12, 1, 6, 77, NOW_MS)]
+    rows += [(12, 1, -6, 0, NOW_MS), (12, 1, 6, 8, 3), (-2, 1, 6, 0, NOW_MS), (2**40, 1, 6, 0, NOW_MS)]
+    acks = decode_acks(encode_acks(rows), 1, known, NOW_NS)
+    assert acks.batch.device_no.tolist() == [11, -1]
+    assert acks.batch.answered_ns.tolist() == [NOW_NS // 10**6 * 10**6] * 2
+    assert [(error.row, error.field) for error in acks.rejected] == [
+        (2, "device_no"),
+        (3, "code"),
+        (4, "seq"),
+        (5, "answered_ms"),
+        (6, "device_no"),
+        (7, "device_no"),
+    ]
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"acks":[[1,2]]}', b'{"acks":[["a",1,2,3,4]]}'])
+def test_what_is_no_list_of_answers_is_refused(payload: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        decode_acks(payload, 1, Identity(), NOW_NS)
+
+
+def test_a_receipt_reads_back() -> None:
+    assert encode_receipt(7) == b'{"through_seq":7}'
+    assert decode_receipt(encode_receipt(7)).through_seq == 7
+    with pytest.raises(InvalidInput):
+        decode_receipt(b"7")
