@@ -274,7 +274,7 @@ async def position_name(bus: Bus, reader: str, stream: str) -> str:
     with translated(f"stream {stream}"):
         made_at = (await bus.client.jetstream().stream_info(stream)).created
     assert made_at is not None, "a stream knows when it was made"
-    return f"{reader}.{stream}.{made_at:%Y%m%dT%H%M%S}"
+    return f"{reader}.{stream}.{made_at:%Y%m%dT%H%M%S.%f}"
 
 
 async def _keep(keeper: StreamKeeper) -> None:

@@ -86,13 +86,11 @@ class ShardLease:
 
     def _try_acquire(self) -> int | None:
         with self._database.begin() as connection:
-            return leases.acquire(connection, self._shard, self._owner, self._duration_s, self._clock.wall_ns())
+            return leases.acquire(connection, self._shard, self._owner, self._duration_s)
 
     def _try_renew(self) -> bool:
         with self._database.begin() as connection:
-            return leases.renew(
-                connection, self._shard, self._owner, self.epoch, self._duration_s, self._clock.wall_ns()
-            )
+            return leases.renew(connection, self._shard, self._owner, self.epoch, self._duration_s)
 
     def _try_release(self) -> None:
         with self._database.begin() as connection:

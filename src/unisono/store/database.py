@@ -15,7 +15,7 @@ it. Lost is what was not committed: the whole transaction, never a part of it.
   command frames and outcomes not yet recorded here or in a history file - the last second can be lost in a power cut
   (not in a crash of a process). So nothing that binds us is on a stream alone: requests, progress with its digests, the
   event log, leases and the manifest of history are rows here. When a stream was set back, a consumer's stored position
-  may lie beyond the stream's end: ``positions.reset_to`` is for that, and what was lost is a gap in telemetry. A request
+  may lie beyond its end: ``positions.reset_to`` is for that, and what was lost is a gap in telemetry. A request
   that the stream lost after it was published is still here: ``dispatches.open_ones`` is for announcing it again.
 - *History files* count from the commit of their row in ``history_file``, which is written after the file is synced. A
   file without a row is left over from a cut and is deleted; a row without its file is damage.

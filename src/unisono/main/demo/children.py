@@ -65,7 +65,6 @@ class RegionProcess:
     """``python -m unisono.sim.live``: it tells its status on stdout each second and takes commands on stdin."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
-        self.ledger_path = Path(config["dump_path"])
         config_path = folder / "region.json"
         config_path.write_bytes(msgspec.json.encode(config))
         config_path.chmod(0o600)
@@ -77,6 +76,7 @@ class RegionProcess:
             stderr=self._log,
         )
         self.status: dict[str, Any] = {}
+        self.truth: dict[str, Any] = {}
         self._reader = threading.Thread(target=self._read_status, daemon=True)
         self._reader.start()
 
@@ -94,26 +94,26 @@ class RegionProcess:
         if self.process.poll() is not None:
             raise Unavailable("the simulated region", f"ended with code {self.process.returncode}; see region.log")
 
-    def finish(self, timeout_s: float = STOP_TIMEOUT_S) -> dict[str, Any]:
-        """Stop it and return its ledger."""
-        self.tell(do="stop")
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired as hung:
-            raise Unavailable("the simulated region", f"did not stop within {timeout_s:.0f} s") from hung
-        self._log.close()
-        return msgspec.json.decode(self.ledger_path.read_bytes(), type=dict[str, Any])
+    def ask_truth(self) -> dict[str, Any]:
+        """Return the region's ledger as it stands; the region goes on."""
+        self.truth = {}
+        self.tell(do="truth")
+        return dict(wait_until(lambda: self.truth, STOP_TIMEOUT_S, "the region's ledger"))
 
     def stop(self) -> None:
         """End it if it still runs."""
         if self.process.poll() is None:
             _end(self.process)
+        self._log.close()
 
     def _read_status(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith(b"{"):
-                self.status = json.loads(line)
+            said = json.loads(line)
+            if "truth" in said:
+                self.truth = said["truth"]
+            else:
+                self.status |= said
 
 
 def wait_until(seen: Any, timeout_s: float, what: str, every_s: float = 0.25) -> Any:

@@ -30,7 +30,7 @@ def fill_record(
     _fill_outcomes(record, _recorded(client, dispatch), start_ns)
     record.portfolios = [_portfolio(client, portfolio) for portfolio in portfolios]
     record.ingest = _ingest(client)
-    ledger = region.finish()
+    ledger = region.ask_truth()
     _fill_ledger(record, ledger, start_ns)
     log = client.get("/v1/log/verification")
     record.log_entries, record.log_head = int(log["n_entries"]), str(log["head"])
@@ -77,14 +77,19 @@ def _fill_ledger(record: DemoRecord, ledger: dict[str, Any], start_ns: int) -> N
     record.violations = {name: int(n) for name, n in ledger["n_violations"].items()}
     held = [i for i, s in enumerate(at_s) if record.hold_start_s <= s < record.hold_end_s]
     record.by_technology = [
-        Share(name, int(n["n_devices"]), int(n["n_called"]), _mean([ledger["delivered_w_by_technology"][name][i] for i in held]))
+        Share(
+            name,
+            int(n["n_devices"]),
+            int(n["n_called"]),
+            _mean([ledger["delivered_w_by_technology"][name][i] for i in held]),
+        )
         for name, n in ledger["by_technology"].items()
     ]
     record.by_domain = [
         Share(name, int(n["n_devices"]), int(n["n_called"]), float(n["delivered_wh"]) * 3600.0 / 180.0)
         for name, n in ledger["by_vendor"].items()
     ]
-    record.misbehaviour = dict(ledger.get("misbehaviour", {}))
+    record.misbehaviour = dict(ledger["faults"])
 
 
 def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from unisono.base.errors import UnisonoError
+from unisono.base.errors import Unavailable, UnisonoError
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
 from unisono.main.demo.client import OperatorClient
 from unisono.main.demo.gather import fill_record
 from unisono.main.demo.record import DemoRecord
 from unisono.main.demo.report import html_report, terminal_report
 from unisono.main.demo.view import LiveView
+from unisono.sim.spec import WorldSpec
 
 RAMP_S: Final = 30.0
 EVENT_S: Final = 180.0
@@ -55,7 +57,7 @@ def run(options: DemoOptions, console: Console) -> int:
         console.print(terminal_report(record))
         console.print(f"The report with charts: {options.report_path}")
         if options.keep:
-            _keep(plant, region, console)
+            _keep(plant, console)
         return 0 if record.is_success else 1
     except UnisonoError as wrong:
         console.print(f"[red]The demonstration could not be finished:[/] {wrong}")
@@ -81,7 +83,7 @@ def _play(options: DemoOptions, plant: PlantProcess, view: LiveView) -> tuple[Re
             world=options.world,
             seed=options.seed,
             n_devices=options.n_devices,
-            n_sites=int(region.status.get("n_sites", 0)),
+            n_sites=WorldSpec(n_devices=options.n_devices).site_count(),
             n_gateways=int(region.status.get("n_gateways", 0)),
             started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         )
@@ -104,14 +106,23 @@ def _region_config(options: DemoOptions, facts: dict[str, Any], key: str) -> dic
     return {
         "seed": options.seed,
         "n_devices": options.n_devices,
-        "world": options.world,
         "api_url": facts["api_url"],
         "api_key": key,
         "mqtt_host": facts["mqtt_host"],
         "mqtt_port": facts["mqtt_port"],
         "telemetry_url": facts["telemetry_url"],
+        "trace_path": str(trace_folder()) if options.world == "data" else "",
+        "deliverable_hold_s": EVENT_S,
         "dump_path": str(options.folder / "ledger.json"),
     }
+
+
+def trace_folder() -> Path:
+    """Return the folder of recorded traces that UNISONO_DATA names (default ../shared/data); raises Unavailable."""
+    folder = Path(os.environ.get("UNISONO_DATA", "../shared/data"))
+    if not folder.is_dir():
+        raise Unavailable("the recorded traces", f"{folder} is no folder; set UNISONO_DATA, or use --world default")
+    return folder.absolute()
 
 
 def _await_region(region: RegionProcess, view: LiveView) -> None:
@@ -155,7 +166,6 @@ def _await_picture(client: OperatorClient, portfolio_id: str, region: RegionProc
 
 
 def _call(client: OperatorClient, portfolio_id: str, region: RegionProcess, record: DemoRecord) -> dict[str, Any]:
-    region.tell(do="truth")
     status = client.get(f"/v1/vpp/portfolios/{portfolio_id}/status")
     record.true_deliverable_w = float(
         wait_until(lambda: region.status.get("true_deliverable_up_w"), 15, "the region's truth")
@@ -212,7 +222,7 @@ def _stage(at_s: float) -> str:
     return "hold" if at_s < EVENT_S - RAMP_S else "release"
 
 
-def _keep(plant: PlantProcess, region: RegionProcess, console: Console) -> None:
+def _keep(plant: PlantProcess, console: Console) -> None:
     facts = plant.run_facts() or {}
     console.print(
         f"The plant stays up: API {facts.get('api_url')}, key in {plant.data_dir / 'admin.key'}. Ctrl-C ends it."

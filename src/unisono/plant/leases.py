@@ -1,0 +1,309 @@
+"""Commands are leases: what the dispatches want, compared with what each device holds, becomes frames.
+
+A device that is told something new gets a command with the next sequence. Nothing else is sent but: one renewal row a
+gateway each third of a ttl; the same command again while it is unanswered; a new command where a lease has run out
+although it is wanted. A release is repeated, ever more slowly, until it is answered or its lease is surely over.
+
+A new owner of the shard does not know what the one before it sent last. So, for the longest ttl of a gateway after
+its epoch began, it renews nothing there: its own leases are commanded anew each third of a ttl, and all others run out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+
+from unisono.base.kernel import kernel
+from unisono.fleet.columns import F4, GATEWAYS, I4, I8, LEASES, NAMEPLATE, PICTURE, U1, Gateways, Leases, Nameplate, Picture
+from unisono.fleet.table import FleetTable
+from unisono.model.batches import CommandFrames
+
+# Unanswered commands are repeated after five seconds or three latencies, whichever is longer.
+ANSWER_S: Final = 5.0
+ANSWER_LATENCIES: Final = 3.0
+# The pause between repetitions of a release doubles up to this.
+RELEASE_PAUSE_MAX_S: Final = 60.0
+# Leases are renewed each third of their ttl: two renewals may be lost before one runs out.
+RENEW_FRAC: Final = 1.0 / 3.0
+# A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
+# 2^53 still hold two million owners.
+SEQ_BITS: Final = 32
+# Offset of a thermostat that is steered by offsets, and half of its band decides the direction.
+OFFSET_K: Final = 2.0
+
+_NONE, _HELD, _RELEASING = 0, 1, 2
+_RELEASE_KIND: Final = 6
+_NS: Final = 1e-9
+_REFUSED_EXPIRED: Final = 6
+
+
+class Outbox(NamedTuple):
+    """The columns of CommandFrames, with room for every device and gateway."""
+
+    device_no: I4
+    gateway_no: I4
+    dispatch_no: I4
+    seq: I8
+    kind: U1
+    fallback: U1
+    value: F4
+    start_ns: I8
+    expires_ns: I8
+    ttl_s: F4
+
+
+def new_outbox(n: int) -> Outbox:
+    """Return an outbox with room for ``n`` rows."""
+    return Outbox(*(np.empty(n, CommandFrames.DTYPES[name]) for name in Outbox._fields))
+
+
+OUTBOX: Final = numba.typeof(new_outbox(0))
+
+
+def send(
+    table: FleetTable, outbox: Outbox, next_seq: int, *, epoch_mono_ns: int, now_ns: int, mono_ns: int
+) -> tuple[int, int]:
+    """Fill the outbox from the wanted setpoints; return how many rows it holds and the next sequence."""
+    n, next_seq = _send(
+        table.n_devices,
+        table.n_gateways,
+        next_seq,
+        epoch_mono_ns,
+        now_ns,
+        mono_ns,
+        table.gateways,
+        table.nameplate,
+        table.picture,
+        table.leases,
+        outbox,
+    )
+    return int(n), int(next_seq)
+
+
+def frames_of(outbox: Outbox, n: int, header: dict[str, Any]) -> CommandFrames:
+    """Return the first ``n`` rows as a batch of their own."""
+    return CommandFrames(**header, **{name: getattr(outbox, name)[:n].copy() for name in Outbox._fields})
+
+
+@kernel()
+def _value(row: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
+    """Return what the setpoint is in the words of the device's command kind."""
+    setpoint_w = float(leases.setpoint_w[row])
+    kind = nameplate.control_kind[row]
+    is_shed = setpoint_w > leases.reference_w[row]
+    if kind == 4:
+        return 0.0 if not is_shed else 3.0 if setpoint_w == 0.0 else 1.0
+    if kind == 3:
+        middle = 0.5 * (nameplate.comfort_low_degc[row] + nameplate.comfort_high_degc[row])
+        # Nearer to the upper bound it cools: less power is warmer then.
+        warmer = OFFSET_K if picture.temperature_degc[row] >= middle else -OFFSET_K
+        return warmer if is_shed else -warmer
+    return setpoint_w
+
+
+@kernel()
+def _put(
+    n: int, row: int, now_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways, outbox: Outbox
+) -> int:
+    """Append the row's present command; return the new length."""
+    is_release = leases.state[row] == _RELEASING
+    ttl_s = float(nameplate.ttl_s[row])
+    outbox.device_no[n] = nameplate.device_no[row]
+    outbox.gateway_no[n] = gateways.gateway_no[nameplate.gateway[row]]
+    outbox.dispatch_no[n] = leases.dispatch_no[row]
+    outbox.seq[n] = leases.seq[row]
+    outbox.kind[n] = _RELEASE_KIND if is_release else nameplate.control_kind[row]
+    outbox.fallback[n] = nameplate.fallback[row]
+    outbox.value[n] = 0.0 if is_release else _value(row, nameplate, picture, leases)
+    outbox.start_ns[n] = now_ns
+    outbox.expires_ns[n] = now_ns + np.int64(ttl_s * 1e9)
+    outbox.ttl_s[n] = ttl_s
+    return n + 1
+
+
+@kernel()
+def _command(row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> None:
+    """Give the row's command its sequence and instants."""
+    leases.seq[row] = seq
+    leases.sent_mono_ns[row] = mono_ns
+    leases.resent_mono_ns[row] = mono_ns
+    leases.n_resent[row] = 0
+    leases.ack_code[row] = 255
+    leases.expires_ns[row] = now_ns + np.int64(nameplate.ttl_s[row] * 1e9)
+    gateways.newest_command_seq[nameplate.gateway[row]] = seq
+
+
+@kernel()
+def _take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
+    """Take over what is wanted: begin a lease or change the one that is held, and the move that must follow."""
+    wanted_w = leases.wanted_w[row]
+    is_new = leases.state[row] != _HELD
+    at_w = leases.expected_w[row]
+    was_towards_w = leases.move_to_w[row] - leases.move_from_w[row]
+    is_turned = leases.move_mono_ns[row] >= 0 and (wanted_w - leases.move_from_w[row]) * was_towards_w <= 0.0
+    if is_new or leases.move_mono_ns[row] < 0 or is_turned:
+        leases.move_mono_ns[row] = mono_ns
+        leases.move_from_w[row] = picture.power_w[row] if is_new or math.isnan(at_w) else at_w
+        leases.move_to_w[row] = wanted_w
+    elif abs(wanted_w - leases.move_from_w[row]) < abs(was_towards_w):
+        # Less is wanted now than when the move began: no more is to be seen.
+        leases.move_to_w[row] = wanted_w
+    if is_new:
+        leases.acked_seq[row] = -1
+        leases.acked_w[row] = np.nan
+        leases.heard_mono_ns[row] = -1
+    if leases.event_no[row] != leases.wanted_no[row]:
+        leases.event_no[row] = leases.wanted_no[row]
+        leases.n_events[row] += 1
+    leases.state[row] = _HELD
+    leases.setpoint_w[row] = wanted_w
+    leases.dispatch_no[row] = leases.wanted_no[row]
+    leases.reference_w[row] = leases.wanted_reference_w[row]
+
+
+@kernel()
+def _let_go(row: int, leases: Leases) -> bool:
+    """End the lease; True if the device must be told (it never accepted anything: it need not)."""
+    leases.move_mono_ns[row] = -1
+    if leases.ack_code[row] != 255 and leases.ack_code[row] != 0 and leases.acked_seq[row] < 0:
+        leases.state[row] = _NONE
+        return False
+    leases.state[row] = _RELEASING
+    return True
+
+
+@kernel()
+def _needs_command(row: int, mono_ns: int, is_first_ttl: bool, nameplate: Nameplate, picture: Picture, leases: Leases) -> bool:
+    """Return whether a wanted device has to be told something new."""
+    if leases.state[row] != _HELD or leases.wanted_w[row] != leases.setpoint_w[row]:
+        return True
+    if leases.ack_code[row] == _REFUSED_EXPIRED:
+        return True
+    ttl_s = float(nameplate.ttl_s[row])
+    if is_first_ttl and (mono_ns - leases.sent_mono_ns[row]) * _NS >= RENEW_FRAC * ttl_s:
+        return True
+    heard_ns = leases.heard_mono_ns[row]
+    has_run_out = heard_ns >= 0 and (mono_ns - heard_ns) * _NS >= ttl_s
+    # Told again when it can hear: a silent device is told once it speaks.
+    can_hear = picture.trust[row] == 1 or picture.trust[row] == 2
+    return bool(has_run_out and can_hear and (mono_ns - leases.sent_mono_ns[row]) * _NS >= ttl_s)
+
+
+@kernel()
+def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> bool:
+    """Return whether an unanswered command is due again; gives a release up once nothing can hold its lease."""
+    if leases.ack_code[row] != 255:
+        return False
+    pause_s = max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
+    if leases.state[row] == _RELEASING:
+        pause_s = max(pause_s, min(RELEASE_PAUSE_MAX_S, pause_s * 2.0 ** min(leases.n_resent[row], 10)))
+        renewed_ns = max(gateways.renewed_mono_ns[nameplate.gateway[row]], leases.sent_mono_ns[row])
+        if (mono_ns - renewed_ns) * _NS > nameplate.ttl_s[row] + pause_s:
+            leases.state[row] = _NONE
+            return False
+    return bool((mono_ns - leases.resent_mono_ns[row]) * _NS >= pause_s)
+
+
+@kernel()
+def _note_renewal(row: int, now_ns: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways) -> None:
+    """Carry a gateway's answer to a renewal over to a lease that it covers, if the device is heard and it still ran."""
+    gateway = nameplate.gateway[row]
+    answered_ns = gateways.acked_mono_ns[gateway]
+    heard_ns = leases.heard_mono_ns[row]
+    if heard_ns < 0 or answered_ns <= heard_ns or leases.acked_seq[row] > gateways.acked_seq[gateway]:
+        return
+    if (answered_ns - heard_ns) * _NS >= nameplate.ttl_s[row]:
+        return
+    if picture.trust[row] == 1 or picture.trust[row] == 2:
+        leases.heard_mono_ns[row] = answered_ns
+        leases.expires_ns[row] = now_ns - (mono_ns - answered_ns) + np.int64(nameplate.ttl_s[row] * 1e9)
+
+
+@kernel()
+def _renew(
+    n: int, n_gateways: int, epoch_mono_ns: int, now_ns: int, mono_ns: int, gateways: Gateways, outbox: Outbox
+) -> int:
+    """Append one renewal row for each gateway that is due; return the new length."""
+    for gateway in range(n_gateways):
+        ttl_s = float(gateways.ttl_min_s[gateway])
+        if not math.isfinite(ttl_s):
+            gateways.renewed_mono_ns[gateway] = -1
+            continue
+        if gateways.renewed_mono_ns[gateway] < 0:
+            gateways.renewed_mono_ns[gateway] = mono_ns
+        if gateway == 0 or (mono_ns - epoch_mono_ns) * _NS < gateways.ttl_max_s[gateway]:
+            continue
+        if (mono_ns - gateways.renewed_mono_ns[gateway]) * _NS < RENEW_FRAC * ttl_s:
+            continue
+        gateways.renewed_mono_ns[gateway] = mono_ns
+        gateways.renewed_seq[gateway] = gateways.newest_command_seq[gateway]
+        outbox.device_no[n] = -1
+        outbox.gateway_no[n] = gateways.gateway_no[gateway]
+        outbox.dispatch_no[n] = -1
+        outbox.seq[n] = gateways.newest_command_seq[gateway]
+        outbox.kind[n] = 0
+        outbox.fallback[n] = 0
+        outbox.value[n] = np.nan
+        outbox.start_ns[n] = now_ns
+        outbox.expires_ns[n] = now_ns + np.int64(ttl_s * 1e9)
+        outbox.ttl_s[n] = ttl_s
+        n += 1
+    return n
+
+
+@kernel(
+    types.UniTuple(types.int64, 2)(
+        types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, GATEWAYS, NAMEPLATE, PICTURE,
+        LEASES, OUTBOX,
+    )
+)
+def _send(
+    n_devices: int,
+    n_gateways: int,
+    next_seq: int,
+    epoch_mono_ns: int,
+    now_ns: int,
+    mono_ns: int,
+    gateways: Gateways,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    outbox: Outbox,
+) -> tuple[int, int]:
+    n = 0
+    for gateway in range(n_gateways):
+        gateways.ttl_min_s[gateway] = np.inf
+    for row in range(n_devices):
+        is_wanted = leases.wanted_no[row] >= 0
+        if not is_wanted and leases.state[row] == _NONE:
+            continue
+        gateway = nameplate.gateway[row]
+        is_first_ttl = gateway == 0 or (mono_ns - epoch_mono_ns) * _NS < gateways.ttl_max_s[gateway]
+        if leases.state[row] == _HELD:
+            _note_renewal(row, now_ns, mono_ns, nameplate, picture, leases, gateways)
+        is_told = False
+        if is_wanted:
+            is_told = _needs_command(row, mono_ns, is_first_ttl, nameplate, picture, leases)
+            if is_told:
+                _take(row, mono_ns, picture, leases)
+            leases.dispatch_no[row] = leases.wanted_no[row]
+            leases.reference_w[row] = leases.wanted_reference_w[row]
+        elif leases.state[row] == _HELD:
+            is_told = _let_go(row, leases)
+        if is_told:
+            _command(row, next_seq, mono_ns, now_ns, nameplate, leases, gateways)
+            next_seq += 1
+            n = _put(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
+        elif leases.state[row] != _NONE and _is_to_repeat(row, mono_ns, nameplate, leases, gateways):
+            leases.resent_mono_ns[row] = mono_ns
+            leases.n_resent[row] += 1
+            n = _put(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
+        if leases.state[row] == _HELD:
+            gateways.ttl_min_s[gateway] = min(gateways.ttl_min_s[gateway], nameplate.ttl_s[row])
+        leases.wanted_no[row] = -1
+        leases.wanted_w[row] = np.nan
+    return _renew(n, n_gateways, epoch_mono_ns, now_ns, mono_ns, gateways, outbox), next_seq
