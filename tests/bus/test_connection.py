@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.links.edge import bus_of, nats_engine
+
 from unisono.base.errors import Unavailable
 from unisono.bus import subjects
 from unisono.bus.connection import Bus, connect

@@ -20,25 +20,25 @@ BANNED_NAMES: Final = frozenset(
 # The units that names may end in; `ramp_w_per_s` and `price_usd_per_mwh` are made of them.
 UNITS: Final = frozenset(
     "w kw mw wh kwh mwh v a hz degc k s ms us ns h min frac pct deg km m m2 m3 l kg j mib bytes usd micros count "
-    "sd dbm pu ohm f ratio seconds".split()
+    "sd dbm pu ohm f ppm ratio seconds".split()
 )
 # Words without a unit: pure numbers by nature, or a number whose unit its neighbour tells (a column, a kind).
 BARE: Final = frozenset(
     "value values column columns weight weights share shares factor score figure reference target rank x y z left "
     "right low high tolerance probability confidence chance coefficient exponent fraction gain sign scale amount alpha "
     "beta eta direction state fixed fields session missing default details total totals part parts error price q "
-    "power_factor quantile bound bounds".split()
+    "level power_factor quantile bound bounds".split()
 )
 _NUMERIC: Final = re.compile(r"(?<![\w.\[])float(?![\w\]])|NDArray\[np\.float(?:32|64)\]")
 # `power_w_by_site`, `energy_wh_of_row`, `price_usd_per_kwh`: what stands after these words is no unit.
 _INDEXED: Final = re.compile(r"_(?:by|of|at|in)_.*$")
 
-# Reading a clock is for main/; engines wait for a child process within a bound.
+# Reading a clock is for main/; engines wait for children within a bound; the live region is a program of its own.
 CLOCK_CALLS: Final = frozenset(
     "time.time time.time_ns time.monotonic time.monotonic_ns time.perf_counter time.perf_counter_ns datetime.now "
     "datetime.datetime.now datetime.utcnow datetime.today date.today".split()
 )
-FLOORS_WITH_CLOCKS: Final = ("main", "engines")
+PLACES_WITH_CLOCKS: Final = ("main/", "engines/", "sim/live/")
 _MACHINE: Final = re.compile(r"kernel|\.(?:get|post|put|patch|delete|command|callback)\(")
 # A migration that has no way back says so.
 _ONE_WAY: Final = "store/migrations/versions/"
@@ -97,7 +97,7 @@ def _of_fields(node: ast.ClassDef, where: str) -> Iterator[tuple[str, str]]:
 
 def _of_call(node: ast.Call, where: str) -> Iterator[tuple[str, str]]:
     called = ast.unparse(node.func)
-    if called in CLOCK_CALLS and where.split("/")[0] not in FLOORS_WITH_CLOCKS:
+    if called in CLOCK_CALLS and not where.startswith(PLACES_WITH_CLOCKS):
         yield f"{where}:{node.lineno}", f"reads a clock ({called}); time is an argument"
 
 

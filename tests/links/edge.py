@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv311
@@ -152,7 +152,7 @@ class MqttGateway:
     subscribe: str = ""
     inbox: asyncio.Queue[tuple[str, bytes]] = field(default_factory=asyncio.Queue)
 
-    async def __aenter__(self) -> MqttGateway:
+    async def __aenter__(self) -> Self:
         self._subscribed = asyncio.Event()
         self.client = gmqtt.Client(self.user, clean_session=True)
         self.client.set_auth_credentials(self.user, self.password)

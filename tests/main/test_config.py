@@ -14,7 +14,7 @@ WRONG = [
     ({"UNISONO_HTTP_PORT": "70000"}, "UNISONO_HTTP_PORT", "70000", "less than or equal to 65535"),
     ({"UNISONO_CYCLE_S": "0.1"}, "UNISONO_CYCLE_S", "0.1", "greater than or equal to 0.5"),
     ({"UNISONO_CYCLE_S": "nan"}, "UNISONO_CYCLE_S", "nan", "finite"),
-    ({"UNISONO_TTL_S": "10"}, "UNISONO_TTL_S", 10.0, "at least 5 cycles (20 s)"),
+    ({"UNISONO_LEASE_S": "10"}, "UNISONO_LEASE_S", 10.0, "at least 3 cycles (12 s)"),
     ({"UNISONO_LOG_LEVEL": "LOUD"}, "UNISONO_LOG_LEVEL", "LOUD", "must be 'DEBUG'"),
     ({"UNISONO_HTPP_PORT": "1"}, "UNISONO_HTPP_PORT", "1", "did you mean http_port?"),
     ({"UNISONO_TELEMETRY_PORT": "8080"}, "UNISONO_TELEMETRY_PORT", 8080, "a port each"),
@@ -64,7 +64,7 @@ def test_secrets_are_shown_to_nobody() -> None:
     settings = config.load(environ=environ)
     assert "hush" not in str(config.shown(settings)) + repr(settings)
     with pytest.raises(ConfigErrors) as caught:
-        config.load(environ=environ | {"UNISONO_CYCLE_S": "9", "UNISONO_TTL_S": "6"})
+        config.load(environ=environ | {"UNISONO_CYCLE_S": "9", "UNISONO_LEASE_S": "6"})
     assert "hush" not in str(caught.value)
 
 

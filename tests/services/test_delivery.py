@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.links.edge import (
     NOW_NS,
     MqttGateway,
@@ -18,6 +17,7 @@ from tests.links.edge import (
     nats_engine,
     running,
 )
+
 from unisono.base.clock import MovableClock
 from unisono.bus import subjects
 from unisono.bus.connection import Bus
@@ -78,7 +78,7 @@ def test_a_setpoint_and_a_renewal_reach_both_kinds_of_gateway(engine: NatsEngine
                 async with running(delivery.run()):
                     last_seq = await send(bus, frames(2, 5))
                     got = dict([await gateway.received(), await gateway.received()])
-                    await until_fetched(front, last_seq)
+                    await until_fetched(bus, front, last_seq)
                     fetched = front.held.fetch(3, 0, NOW_NS)
         frame = decode_frame(got[f"c/{gateway_id(1)}/f"])
         assert [(command.no, command.seq, command.value) for command in frame.commands] == [(11, 5, -1000)]
@@ -103,7 +103,7 @@ def test_frames_of_a_lower_epoch_and_expired_ones_are_dropped(engine: NatsEngine
                 last_seq = await send(bus, frames(3, 2))
                 async with running(delivery.run()):
                     got = [await gateway.received(), await gateway.received()]
-                    await until_fetched(front, last_seq)
+                    await until_fetched(bus, front, last_seq)
         assert {decode_frame(payload).epoch for topic, payload in got if topic.endswith("f")} == {3}
         assert gateway.inbox.empty()
         # Once on the pushing way, once on the fetching one.
@@ -124,7 +124,7 @@ def test_a_restarted_front_still_holds_what_was_not_fetched(engine: NatsEngine) 
                     await front.may_admit.wait()
                     last_seq = await bus.last_seq("COMMANDS") or await send(bus, frames(2, 5))
                     async with running(delivery.run()):
-                        await until_fetched(front, last_seq)
+                        await until_fetched(bus, front, last_seq)
                         assert len(front.held.fetch(3, 0, NOW_NS).frames) == 2
                         assert front.held.fetch(3, last_seq, NOW_NS).frames == ()
                         assert front.held.fetch(3, 0, NOW_NS + 31 * S_NS).frames == ()
@@ -132,7 +132,7 @@ def test_a_restarted_front_still_holds_what_was_not_fetched(engine: NatsEngine) 
     asyncio.run(scenario())
 
 
-async def until_fetched(front: Front, cursor: int) -> None:
+async def until_fetched(bus: Bus, front: Front, cursor: int) -> None:
     async with asyncio.timeout(10):
         while front.held.fetch(3, 0, NOW_NS).next < cursor:
-            await asyncio.sleep(0)
+            await bus.flush()

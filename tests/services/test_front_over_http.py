@@ -11,8 +11,19 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from tests.links.edge import (
+    NOW_MS,
+    NOW_NS,
+    arrived,
+    clock,
+    device_id,
+    enrolled,
+    gateway_id,
+    nats_engine,
+    running,
+    secret,
+)
 
-from tests.links.edge import NOW_MS, NOW_NS, arrived, clock, device_id, enrolled, gateway_id, nats_engine, running, secret
 from unisono.engines.nats import NatsEngine
 from unisono.links.http_push.app import BODY_BYTES_MAX
 from unisono.model.batches import AckBatch, ReadingBatch
@@ -36,7 +47,7 @@ async def gateway_client(front: Front, no: int = 3) -> AsyncIterator[httpx.Async
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     headers = {"Authorization": f"Bearer {gateway_id(no)}.{secret(no)}"}
-    address = "http://127.0.0.1:{}".format(listener.getsockname()[1])
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         async with httpx.AsyncClient(base_url=address, headers=headers, timeout=10) as client:
             yield client

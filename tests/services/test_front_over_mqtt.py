@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-
 from tests.links.edge import (
     NOW_MS,
     arrived,
@@ -22,6 +23,7 @@ from tests.links.edge import (
     nats_engine,
     running,
 )
+
 from unisono.bus.connection import Bus
 from unisono.engines.nats import NatsEndpoints, NatsEngine
 from unisono.model.batches import AckBatch, ReadingBatch
@@ -45,9 +47,17 @@ def new_front(bus: Bus, endpoints: NatsEndpoints) -> Front:
     return Front(bus, clock(), FrontSettings("1", broker_settings(endpoints)))
 
 
-def keeping_watch(bus: Bus, front: Front, endpoints: NatsEndpoints, may_admit: asyncio.Event | None = None):  # noqa: ANN201
+@asynccontextmanager
+async def guarded(
+    bus: Bus, front: Front, endpoints: NatsEndpoints, *more: Coroutine[Any, Any, None]
+) -> AsyncIterator[None]:
+    """A gatekeeper that already answers, and whatever else is to run."""
+    is_open = asyncio.Event()
     settings = GatekeeperSettings(endpoints.account_seed_path)
-    return gatekeeper.run(bus, front.identity, clock(), settings, may_admit=may_admit or front.may_admit)
+    keeper = gatekeeper.run(bus, front.identity, clock(), settings, may_admit=front.may_admit, is_open=is_open)
+    async with running(keeper, *more):
+        await asyncio.wait_for(is_open.wait(), 10)
+        yield
 
 
 def topic(gateway_no: int, device_no: int) -> str:
@@ -63,8 +73,8 @@ def test_single_readings_of_both_qualities_arrive_once_each(engine: NatsEngine) 
         endpoints = engine.endpoints
         async with enrolled(endpoints) as bus:
             front = new_front(bus, endpoints)
-            async with running(front.run(), keeping_watch(bus, front, endpoints)):
-                await front.may_admit.wait()
+            async with guarded(bus, front, endpoints, front.run()):
+                assert front.may_admit.is_set()
                 async with mqtt_gateway(endpoints, 1) as gateway:
                     for n in range(50):
                         gateway.publish(topic(1, 11), reading(n, NOW_MS + n), qos=0)
@@ -72,7 +82,8 @@ def test_single_readings_of_both_qualities_arrive_once_each(engine: NatsEngine) 
                     # An exponent is none of the kernel's business.
                     gateway.publish(topic(1, 11), b'{"ts": %d, "p": 1.5e3}' % (NOW_MS + 99), qos=0)
                     batches = await arrived(bus, 101)
-        rows = [row for batch in batches for row in zip(batch.device_no, batch.power_w, strict=True)]
+        readings = [batch for batch in batches if isinstance(batch, ReadingBatch)]
+        rows = [row for batch in readings for row in zip(batch.device_no, batch.power_w, strict=True)]
         assert len(rows) == 101
         assert sorted(power for no, power in rows if no == 11) == [*range(50), 1500.0]
         assert sorted(-power for no, power in rows if no == 12) == list(range(50))
@@ -86,9 +97,9 @@ def test_what_was_acknowledged_while_the_front_was_down_arrives_when_it_is_back(
         endpoints = engine.endpoints
         async with enrolled(endpoints) as bus, bus_of(endpoints) as keeper_bus:
             first = new_front(bus, endpoints)
-            async with running(keeping_watch(keeper_bus, first, endpoints)):
-                async with running(first.run()):
-                    await first.may_admit.wait()
+            async with running(first.run()):
+                await first.may_admit.wait()
+            async with guarded(keeper_bus, first, endpoints):
                 # The front is gone, the gateway is still let in by another gatekeeper.
                 async with mqtt_gateway(endpoints, 1) as gateway:
                     for n in range(200):
@@ -97,9 +108,13 @@ def test_what_was_acknowledged_while_the_front_was_down_arrives_when_it_is_back(
             second = new_front(bus, endpoints)
             async with running(second.run()):
                 batches = await arrived(bus, 200)
-        assert sorted(power for batch in batches for power in batch.power_w) == list(range(200))
+        assert sorted(powers(batches)) == list(range(200))
 
     asyncio.run(scenario())
+
+
+def powers(batches: list[ReadingBatch | AckBatch]) -> list[float]:
+    return [power for batch in batches if isinstance(batch, ReadingBatch) for power in batch.power_w.tolist()]
 
 
 async def stored(bus: Bus, n: int) -> None:
@@ -113,8 +128,8 @@ def test_batches_are_receipted_when_kept_and_duplicates_pass_through(engine: Nat
         endpoints = engine.endpoints
         async with enrolled(endpoints) as bus:
             front = new_front(bus, endpoints)
-            async with running(front.run(), keeping_watch(bus, front, endpoints)):
-                await front.may_admit.wait()
+            async with guarded(bus, front, endpoints, front.run()):
+                assert front.may_admit.is_set()
                 async with mqtt_gateway(endpoints, 1, subscribe=True) as gateway:
                     good = Reading(id=device_id(11), ts=NOW_MS, p=1.0)
                     bad = Reading(id=device_id(12), ts=5, p=2.0)
@@ -135,7 +150,8 @@ def test_batches_are_receipted_when_kept_and_duplicates_pass_through(engine: Nat
                     gateway.publish(f"{up}/a", encode_acks([(11, 1, 5, 0, NOW_MS), (21, 1, 5, 0, NOW_MS)]), qos=1)
                     batches = await arrived(bus, 6)
         readings = [batch for batch in batches if isinstance(batch, ReadingBatch)]
-        assert [(batch.gateway_no, batch.batch_seq, len(batch)) for batch in readings] == [(1, 7, 2), (1, 7, 2), (1, 8, 1)]
+        kept = [(batch.gateway_no, batch.batch_seq, len(batch)) for batch in readings]
+        assert kept == [(1, 7, 2), (1, 7, 2), (1, 8, 1)]
         (acks,) = (batch for batch in batches if isinstance(batch, AckBatch))
         assert acks.device_no.tolist() == [11]
         counted = {cause: front.tally.count(1, cause) for cause in ("accepted", "out_of_range", "unknown_device")}
@@ -149,8 +165,8 @@ def test_a_gateway_can_neither_publish_nor_read_as_another(engine: NatsEngine) -
         endpoints = engine.endpoints
         async with enrolled(endpoints) as bus:
             front = new_front(bus, endpoints)
-            async with running(front.run(), keeping_watch(bus, front, endpoints)):
-                await front.may_admit.wait()
+            async with guarded(bus, front, endpoints, front.run()):
+                assert front.may_admit.is_set()
                 async with mqtt_gateway(endpoints, 1) as gateway:
                     gateway.publish(topic(2, 21), reading(666), qos=1)
                     gateway.publish(topic(2, 21), reading(666), qos=0)
@@ -160,7 +176,7 @@ def test_a_gateway_can_neither_publish_nor_read_as_another(engine: NatsEngine) -
                     gateway.publish(topic(1, 11), reading(1), qos=1)
                     gateway.publish(topic(1, 11), reading(2), qos=0)
                     batches = await arrived(bus, 2)
-        assert sorted(power for batch in batches for power in batch.power_w) == [1, 2]
+        assert sorted(powers(batches)) == [1, 2]
         assert front.tally.count(1, "unknown_device") == 2
         assert front.tally.count(2, "accepted") == 0
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from tests.store.history.make import DAY_NS, readings, rows
 from tests.store.history.running import Records, running_nats, running_records
+
 from unisono.base.clock import MovableClock
 from unisono.base.errors import Conflict, Unavailable
 from unisono.bus import subjects
@@ -53,25 +53,21 @@ class House:
         self.clock = MovableClock(NOW_NS)
 
     def keeper(self, intake_: historian.Intake = historian.READINGS, age_s: float = 0.0) -> StreamKeeper:
-        return StreamKeeper(
-            self.bus, self.database, self.store, self.clock, intake_, rows_max=10**6, age_s=age_s
-        )
+        return StreamKeeper(self.bus, self.database, self.store, self.clock, intake_, rows_max=10**6, age_s=age_s)
 
     def kept(self, kind: Kind) -> pa.Table:
         with self.database.begin() as connection:
             files = manifest.live(connection, kind)
-        return pa.concat_tables([kind.schema.empty_table()] + [
-            read_all(self.store, kind, file.path).cast(kind.schema) for file in files
-        ])
+        return pa.concat_tables(
+            [kind.schema.empty_table()] + [read_all(self.store, kind, file.path).cast(kind.schema) for file in files]
+        )
 
     async def publish(self, *batches: ReadingBatch | AckBatch) -> None:
         for batch in batches:
             await self.bus.publish_kept(subjects.readings(0), batch.encode())
 
 
-def play(
-    records: Records, endpoints: NatsEndpoints, folder: Path, scene: Callable[[House], Awaitable[None]]
-) -> None:
+def play(records: Records, endpoints: NatsEndpoints, folder: Path, scene: Callable[[House], Awaitable[None]]) -> None:
     async def run() -> None:
         bus = await connect(endpoints.nats_url, endpoints.core_user, endpoints.core_password)
         try:
@@ -90,6 +86,11 @@ async def step_until(keeper: StreamKeeper, is_done: Callable[[], bool]) -> None:
             await keeper.step(wait_s=0.2)
 
 
+async def step_for_ever(keeper: StreamKeeper) -> None:
+    while True:
+        await keeper.step(wait_s=0.2)
+
+
 def some(seed: int, n: int = 100) -> ReadingBatch:
     return readings(np.random.default_rng(seed), n)
 
@@ -106,9 +107,8 @@ def test_what_flows_past_is_kept_once_and_killing_between_commit_and_ack_repeats
 
         with monkeypatch.context() as patch:
             patch.setattr("unisono.bus.consumers.Durable.ack", killed)
-            with contextlib.suppress(Unavailable):
-                while True:
-                    await first.step(wait_s=0.2)
+            with pytest.raises(Unavailable):
+                await step_for_ever(first)
         assert house.kept(READINGS).num_rows == 200
         # The process is gone without a word; its successor goes on behind the commit.
         second = house.keeper()
@@ -134,8 +134,7 @@ def test_killing_between_the_file_and_the_commit_repeats_and_loses_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(historian, "commit_segment", killed)
             with pytest.raises(Unavailable):
-                while True:
-                    await first.step(wait_s=0.2)
+                await step_for_ever(first)
         assert len(house.store.paths()) == 2
         assert house.kept(READINGS).num_rows == 0
         second = house.keeper()

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from sqlalchemy import select, text
-
 from tests.store.history.make import DAY_NS
 from tests.store.history.running import Records, running_nats, running_records
+
 from unisono.base.clock import MovableClock
 from unisono.base.errors import Unavailable
 from unisono.bus import subjects
@@ -76,7 +76,9 @@ def outcome(dispatch: Dispatch, cycle: int, state: str = "active", epoch: int = 
         at_ns=DAY_NS + cycle,
         state=state,
     )
-    entry = LogEntry(at_ns=DAY_NS + cycle, kind="dispatch.cycle", organisation_id=dispatch.organisation_id, body={"cycle": cycle})
+    entry = LogEntry(
+        at_ns=DAY_NS + cycle, kind="dispatch.cycle", organisation_id=dispatch.organisation_id, body={"cycle": cycle}
+    )
     return OutcomeBatch(shard=0, epoch=epoch, cycle=cycle, at_ns=DAY_NS + cycle, progress=(progress,), log=(entry,))
 
 
@@ -107,7 +109,9 @@ async def step_until(one: Recorder, n_messages: int) -> None:
 def on_record(database: Database, dispatch: Dispatch) -> tuple[list[int], str, int]:
     with database.begin() as connection:
         in_order = select(DISPATCH_CYCLE.c.cycle).order_by(DISPATCH_CYCLE.c.epoch, DISPATCH_CYCLE.c.cycle)
-        cycles = list(connection.execute(in_order.where(DISPATCH_CYCLE.c.dispatch_no == dispatch.dispatch_no)).scalars())
+        cycles = list(
+            connection.execute(in_order.where(DISPATCH_CYCLE.c.dispatch_no == dispatch.dispatch_no)).scalars()
+        )
         state = dispatches.get(connection, dispatch.organisation_id, dispatch.dispatch_id).state
         return cycles, state, event_log.verify(connection).seq
 

@@ -24,7 +24,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = engine.start()
     try:
         _create(url, "template_unisono", "template1")
-        migrate(url.replace("/unisono", "/template_unisono"))
+        migrate(_beside(url, "template_unisono"))
         yield url
     finally:
         engine.stop()
@@ -35,7 +35,7 @@ def database(postgres: str) -> Iterator[Database]:
     """A fresh database with our schema and nothing in it."""
     name = f"test_{next(_numbers)}"
     _create(postgres, name, "template_unisono")
-    with open_database(postgres.replace("/unisono", f"/{name}")) as opened:
+    with open_database(_beside(postgres, name)) as opened:
         yield opened
 
 
@@ -49,3 +49,7 @@ def organisation_id(database: Database) -> str:
 def _create(url: str, name: str, template: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+
+
+def _beside(url: str, name: str) -> str:
+    return f"{url.rpartition('/')[0]}/{name}"

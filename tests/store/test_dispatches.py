@@ -4,6 +4,7 @@ import threading
 
 import msgspec
 import pytest
+from tests.store.fleets import NOW_NS
 
 from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.model.commitment import Commitment, CommitmentInterval
@@ -11,7 +12,6 @@ from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint, deco
 from unisono.store import commitments, dispatches, organisations, outbox, portfolios
 from unisono.store.database import Database
 from unisono.store.identity import fresh_id
-from tests.store.fleets import NOW_NS
 
 HOUR_NS = 3_600_000_000_000
 
@@ -43,7 +43,7 @@ def requests(database: Database) -> list[object]:
 
 def progress(dispatch: Dispatch, cycle: int, state: str = "active", **more: object) -> DispatchProgress:
     names = [field.name for field in msgspec.structs.fields(DispatchProgress)]
-    numbers = {name: 1.5 for name in names if name.endswith("_w")} | {name: 2 for name in names if name.startswith("n_")}
+    numbers = {name: 1.5 if name.endswith("_w") else 2 for name in names if name.endswith("_w") or name[:2] == "n_"}
     facts = {
         "dispatch_id": dispatch.dispatch_id,
         "revision": dispatch.revision,
@@ -87,9 +87,11 @@ def test_a_dispatch_is_revised_in_order_and_cancelled_once(database: Database, w
         assert second.dispatch_no == first.dispatch_no
         with pytest.raises(Conflict, match="is at revision 2: the next one is 3, not 2"):
             dispatches.revise(connection, msgspec.structs.replace(wanted, revision=2))
-        third = dispatches.cancel(connection, wanted.organisation_id, wanted.dispatch_id, NOW_NS + 9, reason="called off")
-        assert (third.revision, third.is_cancelled, third.end_ns, third.reason) == (3, True, second.end_ns, "called off")
-        assert dispatches.cancel(connection, wanted.organisation_id, wanted.dispatch_id, NOW_NS + 10) == third
+        ours = (connection, wanted.organisation_id, wanted.dispatch_id)
+        third = dispatches.cancel(*ours, NOW_NS + 9, reason="called off")
+        assert (third.revision, third.is_cancelled, third.end_ns) == (3, True, second.end_ns)
+        assert third.reason == "called off"
+        assert dispatches.cancel(*ours, NOW_NS + 10) == third
         with pytest.raises(Conflict, match="is cancelled"):
             dispatches.revise(connection, msgspec.structs.replace(wanted, revision=4))
         assert dispatches.revisions(connection, wanted.organisation_id, wanted.dispatch_id) == [first, second, third]

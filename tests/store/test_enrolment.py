@@ -6,16 +6,16 @@ import time
 import msgspec
 import pytest
 from sqlalchemy import text
+from tests.store.fleets import BATTERY, LIMITS, NOW_NS, batteries, enrol_batteries
 
 from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.model.dispatch import OptOutChange, decode_request
-from unisono.model.ratings import OwnerLimits, Ratings
+from unisono.model.ratings import Ratings
 from unisono.model.registry import DeviceRecord, GatewayRecord, PortfolioRecord, RegistryRecord, decode_registry
 from unisono.model.technology import Lifecycle, Technology
 from unisono.store import device_records, devices, gateways, organisations, outbox, portfolios
 from unisono.store.database import Database
 from unisono.store.enrolment import NewDevice, NewSite, enrol
-from tests.store.fleets import BATTERY, NOW_NS, batteries, enrol_batteries
 
 
 def announced(database: Database) -> list[RegistryRecord]:
@@ -28,7 +28,7 @@ def test_five_thousand_devices_are_enrolled_and_announced(database: Database, or
     begun = time.perf_counter()
     with database.begin() as connection:
         made = enrol_batteries(connection, organisation_id, 5000)
-    print(f"5,000 devices enrolled in {time.perf_counter() - begun:.2f} s")
+    print(f"5,000 devices enrolled in {time.perf_counter() - begun:.2f} s")  # noqa: T201 - a figure, not a verdict
     assert [one.device_no for one in made] == list(range(1, 5001))
     assert len({one.site_id for one in made}) == 2500
     assert len({one.gateway_id for one in made}) == 100
@@ -40,7 +40,8 @@ def test_five_thousand_devices_are_enrolled_and_announced(database: Database, or
     assert (first.ratings, first.lifecycle, first.export_limit_w) == (BATTERY, Lifecycle.ACTIVE, 10_000.0)
     assert first.import_limit_w == -math.inf
     assert (first.vendor, first.node_path, first.revision) == ("acme", "pdx/sub-1", 1)
-    assert (first.device_id, first.site_id, first.gateway_id) == (made[0].device_id, made[0].site_id, made[0].gateway_id)
+    assert (first.device_id, first.site_id) == (made[0].device_id, made[0].site_id)
+    assert first.gateway_id == made[0].gateway_id
 
 
 def test_what_is_enrolled_again_stays_what_it_was(database: Database, organisation_id: str) -> None:
@@ -120,9 +121,7 @@ def test_ratings_are_known_as_they_were(database: Database, organisation_id: str
     with database.begin() as connection:
         one = enrol_batteries(connection, organisation_id, 1)[0]
         record = devices.set_ratings(connection, organisation_id, one.device_id, NOW_NS + 100, ratings=derated)
-        assert (record.ratings, record.limits, record.revision) == (derated, OwnerLimits(soc_reserve_frac=0.1), 2) or (
-            math.isnan(record.limits.comfort_low_degc) and record.ratings == derated
-        )
+        assert (record.ratings, record.limits, record.revision) == (derated, LIMITS, 2)
 
         def power_at(at_ns: int, known_ns: int) -> float:
             return devices.ratings_at(connection, one.device_no, at_ns, known_ns)[0].power_max_w

@@ -4,12 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.store.fleets import NOW_NS
 
 from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.store import alarms, idempotency, jobs, keys, leases, organisations, positions
 from unisono.store.database import Database
 from unisono.store.idempotency import Answer, Claim
-from tests.store.fleets import NOW_NS
 
 S = 1_000_000_000
 

@@ -6,6 +6,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from tests.store.fleets import NOW_NS, enrol_batteries
 
 from unisono.base.errors import Conflict, InvalidInput, Unavailable
 from unisono.bus import subjects
@@ -14,7 +15,6 @@ from unisono.store import organisations, outbox
 from unisono.store.database import Database, open_database
 from unisono.store.migrate import migrate, migrate_database, newest_revision
 from unisono.store.tables.all import ALL_TABLES
-from tests.store.fleets import NOW_NS, enrol_batteries
 
 # Tables of the platform itself, and the tenants' own table.
 WITHOUT_TENANT = {"shard_lease", "stream_position", "history_file"}

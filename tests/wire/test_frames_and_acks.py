@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from tests.links.edge import NOW_MS, NOW_NS, fleet
+
 from unisono.base.errors import InvalidInput
 from unisono.links.identity import Identity
 from unisono.model.batches import CommandFrames
@@ -29,7 +29,10 @@ from unisono.wire.receipts import decode_receipt, encode_receipt
 S_NS = 10**9
 
 
-def frames(rows: list[tuple[int, int, int, float, int]], kind: CommandKind = CommandKind.POWER_SETPOINT) -> CommandFrames:
+Row = tuple[int, int, int, float, int]
+
+
+def frames(rows: list[Row], kind: CommandKind = CommandKind.POWER_SETPOINT) -> CommandFrames:
     """Rows of (device_no, gateway_no, seq, value, expires after s)."""
     n = len(rows)
     return CommandFrames.of_columns(

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 from hypothesis import given, settings, strategies as st
-
 from tests.links.edge import NOW_MS, NOW_NS, device_id, fleet, gateway_id
+
 from unisono.links.identity import Identity
 from unisono.links.reception import Reception
 from unisono.links.tally import Tally
@@ -69,10 +69,10 @@ def framed(subject: str, payload: bytes, qos: int | None = 0, reply: str = "") -
     return b"HMSG %s %d %d\r\n%s%s\r\n" % (head, len(header), total, header, payload)
 
 
-def by_kernel(stream: bytes, cuts: list[int]) -> tuple[list[object], Tally]:
+def by_kernel(stream: bytes, cuts: list[int]) -> tuple[list[tuple[int, ...]], Tally]:
     """Feed the stream in pieces, as a socket would; spills take the slow path as in the link."""
     reception = Reception(IDENTITY, Tally())
-    rows: list[object] = []
+    rows: list[tuple[int, ...]] = []
     held = np.zeros(0, np.uint8)
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         piece = np.frombuffer(bytearray(stream[start:stop]), np.uint8)
@@ -86,14 +86,14 @@ def by_kernel(stream: bytes, cuts: list[int]) -> tuple[list[object], Tally]:
     return sorted(rows), reception.tally
 
 
-def by_msgspec(sent: list[Message]) -> tuple[list[object], Tally]:
+def by_msgspec(sent: list[Message]) -> tuple[list[tuple[int, ...]], Tally]:
     reception = Reception(IDENTITY, Tally())
     names = [(parse_up(subject, "."), payload) for subject, payload in sent]
     arrived: list[tuple[UpName, bytes]] = [(name, payload) for name, payload in names if name]
     return sorted(rows_of(reception.singles(arrived, NOW_NS))), reception.tally
 
 
-def rows_of(batch: ReadingBatch) -> list[object]:
+def rows_of(batch: ReadingBatch) -> list[tuple[int, ...]]:
     columns = (batch.device_no, batch.measured_ns, batch.status, batch.source_kind)
     values = (batch.power_w, batch.soc_frac, batch.temperature_degc, batch.voltage_v)
     # Bits, so that NaN equals NaN and -0.0 differs from 0.0.

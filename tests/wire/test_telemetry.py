@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-
 from tests.links.edge import NOW_MS, NOW_NS, device_id, fleet
+
 from unisono.base.errors import InvalidInput
 from unisono.links.identity import Identity
 from unisono.model.batches import ReadingBatch

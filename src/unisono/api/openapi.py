@@ -7,6 +7,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from unisono.api.enrolment.line import EnrolmentLine
+
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _OF_TYPE: Final[dict[str, Any]] = {"string": "text", "integer": 1, "number": 1.5, "boolean": False, "null": None}
 
@@ -17,6 +19,8 @@ def install_openapi(app: FastAPI, description: str) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, description=description, routes=app.routes)
+            line = EnrolmentLine.model_json_schema(ref_template="#/components/schemas/{model}")
+            made["components"]["schemas"]["EnrolmentLine"] = line
             app.openapi_schema = with_examples(made)
         return app.openapi_schema
 

@@ -15,13 +15,12 @@ from unisono.model.technology import AckCode, Lifecycle, ReferenceMethod, Techno
 from unisono.model.totals import DeviceState
 from unisono.services.picture import PortfolioPicture, count_of_trust
 from unisono.store.alarms import Alarm
-from unisono.store.devices import StoredDevice
-from unisono.store.gateways import GatewayRow
 from unisono.store.jobs import Job
 from unisono.store.keys import ApiKey
+from unisono.store.listings import GatewayRow, StoredDevice
 from unisono.store.portfolios import Portfolio
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 BASIS = (
     "conservative_lower_bound: only active devices that are fresh or hold an unexpired acknowledged lease, "

@@ -25,7 +25,7 @@ from unisono.model.technology import EventKind
 from unisono.model.totals import PortfolioTotals
 from unisono.store.dispatches import StoredDispatch
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 # 25 h, so that one dispatch can cover the longest local day (the one on which clocks go back).
 DURATION_MAX_S: Final = 25 * 3600
@@ -104,6 +104,13 @@ def expected_shortfall_kw(asked: DispatchAsked, totals: PortfolioTotals | None) 
             change_w = min(change_w, 0.0) if asked.limit_side == "export" else max(change_w, 0.0)
         worst_w = max(worst_w, change_w - up_w, -change_w - down_w)
     return kw_of_w(worst_w)
+
+
+def uncovered_kw(asked: DispatchAsked) -> float | None:
+    """Return the shortfall of a portfolio in which nothing can be moved: the target itself, where that can be told."""
+    if asked.kind != "change_kw":
+        return None
+    return kw_of_w(max(abs(point.power_w) for point in target_points(asked)))
 
 
 def dispatch(stored: StoredDispatch) -> Dispatch:

@@ -163,7 +163,7 @@ class Bus:
                 await self.client.publish(message.reply, answer)
 
         with translated("NATS"):
-            return Subscribed(await self.client.subscribe(subject, queue=queue, cb=on_request))
+            return await self._subscribed(subject, queue, on_request)
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscribed:
         """Call ``handler(subject, payload)`` for each message that passes from now on (no promise, in order)."""
@@ -172,7 +172,13 @@ class Bus:
             await handler(message.subject, message.data)
 
         with translated("NATS"):
-            return Subscribed(await self.client.subscribe(subject, queue=queue, cb=on_message))
+            return await self._subscribed(subject, queue, on_message)
+
+    async def _subscribed(self, subject: str, queue: str, on_message: Callable[[Msg], Awaitable[None]]) -> Subscribed:
+        subscription = await self.client.subscribe(subject, queue=queue, cb=on_message)
+        # A round trip: when it returns, the server has the subscription too.
+        await self.client.flush(timeout=2)
+        return Subscribed(subscription)
 
     def replay(
         self, stream: str, subject: str, from_seq: int, since_ns: int | None = None

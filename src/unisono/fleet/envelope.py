@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
 
 # Technology codes.
@@ -41,7 +41,7 @@ HOLD_DEFAULT_S: Final = 3600.0
 _NS: Final = 1e-9
 
 
-@kernel()
+@part
 def _set(picture: Picture, row: int, low_w: float, high_w: float, hold_s: float) -> None:
     picture.low_w[row] = low_w
     picture.high_w[row] = high_w
@@ -51,7 +51,7 @@ def _set(picture: Picture, row: int, low_w: float, high_w: float, hold_s: float)
     picture.energy_down_wh[row] = 0.0
 
 
-@kernel()
+@part
 def _soc_now(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> float:
     """Return the state of charge, carried on from its report by the present power (for at most ten periods)."""
     since_s = min((mono_ns - picture.soc_mono_ns[row]) * _NS, 10.0 * nameplate.period_s[row])
@@ -65,7 +65,7 @@ def _soc_now(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> 
     return float(min(max(picture.soc_frac[row] + moved_frac, 0.0), 1.0))
 
 
-@kernel()
+@part
 def _bound_store(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> float:
     """Narrow the row to what its store allows; return its state of charge."""
     soc_frac = _soc_now(nameplate, picture, row, mono_ns)
@@ -85,7 +85,7 @@ def _bound_store(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int)
     return soc_frac
 
 
-@kernel()
+@part
 def _bound_ev(
     nameplate: Nameplate, picture: Picture, leases: Leases, row: int, now_ns: int, mono_ns: int, at_w: float
 ) -> None:
@@ -118,7 +118,7 @@ def _bound_ev(
     picture.hold_up_s[row] = min(float(picture.hold_up_s[row]), slack_s)
 
 
-@kernel()
+@part
 def _bound_thermal(nameplate: Nameplate, picture: Picture, row: int, at_w: float) -> None:
     """A water heater or a thermostat: within its owner's comfort band."""
     low_degc = nameplate.comfort_low_degc[row]
@@ -149,7 +149,7 @@ def _bound_thermal(nameplate: Nameplate, picture: Picture, row: int, at_w: float
         picture.hold_down_s[row] = 0.0
 
 
-@kernel()
+@part
 def _locked_s(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> float:
     """Return for how long the device may not switch because it switched lately; 0: it may."""
     if picture.switched_mono_ns[row] < 0:
@@ -159,7 +159,7 @@ def _locked_s(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) ->
     return max(0.0, float(least_s - since_s))
 
 
-@kernel()
+@part
 def _bound_device(
     nameplate: Nameplate, picture: Picture, leases: Leases, row: int, now_ns: int, mono_ns: int
 ) -> None:
@@ -198,7 +198,7 @@ def _bound_device(
         _set(picture, row, float(nameplate.power_min_w[row]), float(nameplate.power_max_w[row]), HOLD_MAX_S)
 
 
-@kernel()
+@part
 def _bound_ramp(nameplate: Nameplate, picture: Picture, row: int, at_w: float, cycle_s: float) -> None:
     """Narrow the row to what its ramp allows in one cycle; a device that must jump over its least power may."""
     step_w = nameplate.ramp_w_per_s[row] * cycle_s
@@ -217,7 +217,7 @@ def _bound_ramp(nameplate: Nameplate, picture: Picture, row: int, at_w: float, c
     picture.low_w[row] = max(float(picture.low_w[row]), down_w)
 
 
-@kernel()
+@part
 def _share(could_w: float, all_could_w: float, room_w: float) -> float:
     """Return the device's part of the room left at its connection point."""
     return could_w if all_could_w <= room_w else could_w * max(0.0, room_w) / all_could_w

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import (
     F4,
     F8,
@@ -101,7 +101,7 @@ def register_step_wh(before_wh: float, now_wh: float) -> float:
     return math.nan
 
 
-@kernel()
+@part
 def _power_of(inflow: Any, k: int, source: int, row: int, slots: Slots) -> float:
     """Return the reading's power, NaN when it has none (a first register, a reset), infinity when it is malformed."""
     kind = inflow.reading_kind[k]
@@ -123,7 +123,7 @@ def _power_of(inflow: Any, k: int, source: int, row: int, slots: Slots) -> float
     return register_step_wh(before_wh, energy_wh) * _SECONDS_TO_HOURS / span_s
 
 
-@kernel()
+@part
 def _follow_offset(slots: Slots, source: int, row: int, delay_s: float, since_s: float) -> None:
     """Move the clock offset of a slot towards the least of its recent differences known - measured."""
     offset_s = slots.offset_s[source, row]
@@ -135,7 +135,7 @@ def _follow_offset(slots: Slots, source: int, row: int, delay_s: float, since_s:
         slots.offset_s[source, row] = offset_s + min(1.0, since_s / OFFSET_FORGET_S) * (delay_s - offset_s)
 
 
-@kernel()
+@part
 def _follow_means(picture: Picture, row: int, power_w: float, mono_ns: int, period_s: float) -> None:
     """Let both means take in that the power was ``power_w`` since the last reading (at most three periods)."""
     before_ns = picture.mean_mono_ns[row]
@@ -156,7 +156,7 @@ def _follow_means(picture: Picture, row: int, power_w: float, mono_ns: int, peri
     picture.long_mean_weight[row] = kept + share
 
 
-@kernel()
+@part
 def _note_behaviour(
     nameplate: Nameplate, slots: Slots, picture: Picture, source: int, row: int, power_w: float, mono_ns: int
 ) -> None:
@@ -175,7 +175,7 @@ def _note_behaviour(
             picture.n_jumps[row] = 0
 
 
-@kernel()
+@part
 def _note_switch(nameplate: Nameplate, picture: Picture, row: int, power_w: float, mono_ns: int) -> None:
     is_on = 1 if abs(power_w) > ON_FRAC * nameplate.rating_w[row] else 0
     if is_on != picture.is_on[row]:
@@ -183,7 +183,7 @@ def _note_switch(nameplate: Nameplate, picture: Picture, row: int, power_w: floa
         picture.switched_mono_ns[row] = mono_ns
 
 
-@kernel()
+@part
 def _keep(
     inflow: Any, k: int, row: int, power_w: float, mono_ns: int, nameplate: Nameplate, slots: Slots, picture: Picture,
     leases: Leases,
@@ -214,7 +214,7 @@ def _keep(
     picture.status[row] = inflow.status[k]
 
 
-@kernel()
+@part
 def _verdict(
     inflow: Any, k: int, row: int, known_ns: int, mono_ns: int, nameplate: Nameplate, slots: Slots
 ) -> int:
@@ -240,7 +240,7 @@ def _verdict(
     return _KEPT
 
 
-@kernel()
+@part
 def _is_in_range(inflow: Any, k: int, row: int, power_w: float, nameplate: Nameplate) -> bool:
     """Return whether power and state of charge are possible for this device."""
     soc_frac = inflow.soc_frac[k]

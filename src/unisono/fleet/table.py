@@ -85,6 +85,9 @@ class FleetTable:
     asked_opt_outs_of_row: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     opt_outs_due_ns: int = 0
     portfolios: dict[int, Portfolio] = field(default_factory=dict)
+    # Membership as compressed rows: the members of the i-th portfolio are member_rows[starts[i]:starts[i + 1]].
+    member_rows: I4 = field(default_factory=lambda: np.empty(0, np.int32))
+    member_starts: I4 = field(default_factory=lambda: np.zeros(1, np.int32))
 
     def upsert_device(self, record: DeviceRecord) -> bool:
         """Enrol the device or replace what is known of it; an old or repeated revision changes nothing (False)."""
@@ -132,6 +135,9 @@ class FleetTable:
         """Find every portfolio's rows again; due whenever ``version`` has changed."""
         for portfolio in self.portfolios.values():
             portfolio.rows = self.rows_of(portfolio.device_nos)
+        rows = [portfolio.rows for portfolio in self.portfolios.values()]
+        self.member_rows = np.concatenate([np.empty(0, np.int32), *rows])
+        self.member_starts = np.cumsum([0, *(r.size for r in rows)]).astype(np.int32)
 
     def rows_of(self, device_nos: I4) -> I4:
         """Return the rows of those devices that are here, ascending."""

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import I4, LEASES, N_SOURCES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
 
 
@@ -65,7 +65,7 @@ _PV: Final = 1
 _ARRAY_I4 = types.Array(types.int32, 1, "C")
 
 
-@kernel()
+@part
 def settle_s(nameplate: Nameplate, row: int, change_w: float, source: int) -> float:
     """Return how long after a command a reading must show it: way there and back, notice, ramp, grace.
 
@@ -110,7 +110,7 @@ def reconcile(n: int, mono_ns: int, nameplate: Nameplate, slots: Slots, picture:
             picture.trust[row] = 1 if best_age_s <= fresh_s else 2 if best_age_s <= stale_s else 3
 
 
-@kernel()
+@part
 def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int) -> int:
     """Return 0: moved or nothing to see, -1: too early to say, else the SuspectReason."""
     from_w = leases.move_from_w[row]

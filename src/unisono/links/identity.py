@@ -98,10 +98,7 @@ class Identity:
         nos = np.fromiter(newest, np.int32, len(newest))
         self.devices.put([record.device_id for record in newest.values()], nos)
         self.gateway_of_device[nos] = np.fromiter(
-            (
-                NO_GATEWAY if record.lifecycle == Lifecycle.RETIRED else record.gateway_no
-                for record in newest.values()
-            ),
+            (NO_GATEWAY if record.lifecycle == Lifecycle.RETIRED else record.gateway_no for record in newest.values()),
             np.int32,
             len(newest),
         )

@@ -3,8 +3,8 @@
 What is in it
 -------------
 ``backup.json`` (what, how many, digests), ``records/<table>.copy.zst`` (PostgreSQL's COPY text, all tables as of one
-instant), ``history/...`` (the Parquet files that the manifest of that instant names). It is complete when ``backup.json``
-is there, and it is made while the platform runs.
+instant), ``history/...`` (the Parquet files that the manifest of that instant names). It is complete when
+``backup.json`` is there, and it is made while the platform runs.
 
 What is not
 -----------
@@ -25,10 +25,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import msgspec
+import psycopg
 import pyarrow as pa
+from psycopg import sql
 from sqlalchemy import Connection, text
 
 from unisono.base.clock import Clock
@@ -47,6 +49,7 @@ from unisono.store.tables.all import ALL_TABLES
 FORMAT: Final = 1
 FACTS: Final = "backup.json"
 _VERSION_TABLE: Final = "alembic_version"
+_VERSION: Final = text("SELECT version_num FROM alembic_version")
 # More owners than a shard can have had between the backup and its loss.
 _EPOCHS_AHEAD: Final = 1_000_000
 _BLOCK: Final = 1 << 20
@@ -97,7 +100,10 @@ def backup(settings: Settings, target: Path) -> BackupFacts:
 
 
 def restore(settings: Settings, source: Path) -> BackupFacts:
-    """Fill an empty platform from a backup. Raises Conflict when there is something already, DamagedRecord on any damage."""
+    """Fill an empty platform from a backup.
+
+    Raises Conflict when there is something already, DamagedRecord when the backup is not what was written.
+    """
     facts = read_facts(source)
     _check_files(source, facts)
     with _database_url(settings) as url, open_database(url, pool_size=2, name="unisono restore") as database:
@@ -114,7 +120,7 @@ def write_backup(database: Database, store: ObjectStore, folder: Path, clock: Cl
         _unhurried(connection)
         tables = tuple(_dump(connection, name, folder) for name in _table_names(connection))
         sequences = _sequences(connection)
-        revision = str(connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
+        revision = str(connection.execute(_VERSION).scalar_one())
         files = manifest.all_live(connection)
         head = event_log.head(connection)
     for file in files:
@@ -149,12 +155,17 @@ def load_backup(database: Database, store: ObjectStore, source: Path, clock: Clo
         for name in _restore_order(facts):
             _load(connection, of_name[name], source)
         for sequence, value in facts.sequences.items():
-            connection.execute(text("SELECT setval(CAST(:name AS regclass), :value)"), {"name": sequence, "value": value})
-        for file in facts.files:
-            with (source / "history" / file.path).open("rb") as content:
-                if store.copy_in(file.path, content) != (file.sha256, file.n_bytes):
-                    raise DamagedRecord(f"history file {file.path}", "changed on its way")
+            values = {"name": sequence, "value": value}
+            connection.execute(text("SELECT setval(CAST(:name AS regclass), :value)"), values)
         _begin_anew(connection, clock.wall_ns())
+        try:
+            for file in facts.files:
+                _copy_in(store, file, source / "history" / file.path)
+        except BaseException:
+            # The records are rolled back; what came without them would stand in the way of the next attempt.
+            for file in facts.files:
+                store.delete(file.path)
+            raise
 
 
 def read_facts(source: Path) -> BackupFacts:
@@ -204,12 +215,12 @@ def _check_files(source: Path, facts: BackupFacts) -> None:
 
 
 def _check_empty(connection: Connection, facts: BackupFacts) -> None:
-    revision = connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one()
+    revision = connection.execute(_VERSION).scalar_one()
     if revision != facts.revision:
         rule = f"this version's records have revision {revision}: restore with the version that made the backup"
         raise Conflict("backup of revision", facts.revision, rule)
     for name in _table_names(connection):
-        if connection.execute(text(f'SELECT EXISTS (SELECT FROM "{name}")')).scalar_one():
+        if _cursor(connection).execute(sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(name))).rowcount:
             raise Conflict("database table", name, "has rows: a backup is restored into an empty database only")
 
 
@@ -232,7 +243,8 @@ def _dump(connection: Connection, name: str, folder: Path) -> TableFacts:
     )
     path = folder / "records" / f"{name}.copy.zst"
     cursor = _cursor(connection)
-    with pa.output_stream(str(path), compression="zstd") as out, cursor.copy(f"COPY {_listed(name, columns)} TO STDOUT") as rows:
+    statement = _copy("COPY {} ({}) TO STDOUT", name, columns)
+    with pa.output_stream(str(path), compression="zstd") as out, cursor.copy(statement) as rows:
         for block in rows:
             out.write(block)
     with path.open("rb") as written:
@@ -246,7 +258,7 @@ def _load(connection: Connection, table: TableFacts, source: Path) -> None:
     path = source / "records" / f"{table.name}.copy.zst"
     with (
         pa.input_stream(str(path), compression="zstd") as content,
-        cursor.copy(f"COPY {_listed(table.name, table.columns)} FROM STDIN") as rows,
+        cursor.copy(_copy("COPY {} ({}) FROM STDIN", table.name, table.columns)) as rows,
     ):
         while block := content.read(_BLOCK):
             rows.write(block)
@@ -264,7 +276,13 @@ def _copy_out(store: ObjectStore, file: manifest.ManifestFile, target: Path) -> 
         out.flush()
         os.fsync(out.fileno())
     if digest.hexdigest() != file.sha256:
-        raise DamagedRecord(f"history file {file.path}", "its digest is not the manifest's; `unisono log verify` tells more")
+        raise DamagedRecord(f"history file {file.path}", "its digest is not the manifest's (see `unisono log verify`)")
+
+
+def _copy_in(store: ObjectStore, file: FileFacts, source: Path) -> None:
+    with source.open("rb") as content:
+        if store.copy_in(file.path, content) != (file.sha256, file.n_bytes):
+            raise DamagedRecord(f"history file {file.path}", "changed on its way")
 
 
 def _restore_order(facts: BackupFacts) -> list[str]:
@@ -272,7 +290,7 @@ def _restore_order(facts: BackupFacts) -> list[str]:
     known = {table.name for table in facts.tables}
     ordered = [table.name for table in ALL_TABLES.sorted_tables if table.name in known]
     if missing := known - set(ordered):
-        raise InvalidInput("table", sorted(missing)[0], "is unknown to this version")
+        raise InvalidInput("table", min(missing), "is unknown to this version")
     return ordered
 
 
@@ -293,14 +311,15 @@ def _unhurried(connection: Connection) -> None:
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
-def _cursor(connection: Connection) -> Any:
+def _cursor(connection: Connection) -> psycopg.Cursor[Any]:
     driver = connection.connection.driver_connection
-    assert driver is not None
+    assert isinstance(driver, psycopg.Connection)
     return driver.cursor()
 
 
-def _listed(name: str, columns: tuple[str, ...]) -> str:
-    return f'"{name}" ({", ".join(f"{chr(34)}{column}{chr(34)}" for column in columns)})'
+def _copy(statement: LiteralString, name: str, columns: tuple[str, ...]) -> sql.Composed:
+    listed = sql.SQL(", ").join(sql.Identifier(column) for column in columns)
+    return sql.SQL(statement).format(sql.Identifier(name), listed)
 
 
 def _sync(folder: Path) -> None:

@@ -71,9 +71,6 @@ class Settings(BaseModel):
     )
     shards: int = Field(default=1, ge=1, le=1, description="How many shards the fleet is split into.")
     cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")
-    ttl_s: float = Field(
-        default=60.0, ge=5, le=3600, description="Seconds for which a setpoint holds unrenewed; at least 5 cycles."
-    )
     hold_s: float = Field(
         default=900.0, ge=60, le=86_400, description="Seconds for which dispatchable capacity must be sustained."
     )
@@ -88,8 +85,6 @@ class Settings(BaseModel):
     stream_bytes_max: int = Field(
         default=10 * 2**30, ge=2**28, description="Most bytes that our own NATS may hold on disk."
     )
-    body_bytes_max: int = Field(default=4 * 2**20, ge=2**16, le=8 * 2**20, description="Longest body of a request.")
-    batch_readings_max: int = Field(default=10_000, ge=1, le=100_000, description="Most readings in one batch.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     desk_nice: int = Field(
         default=10, ge=0, le=19, description="How far forecasts and plans stand back for the others (os.nice)."
@@ -97,8 +92,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.ttl_s < 5 * self.cycle_s:
-            raise InvalidSetting("ttl_s", self.ttl_s, f"must be at least 5 cycles ({5 * self.cycle_s:g} s)")
+        if self.lease_s < 3 * self.cycle_s:
+            raise InvalidSetting("lease_s", self.lease_s, f"must be at least 3 cycles ({3 * self.cycle_s:g} s)")
         ports = [port for port in (self.http_port, self.telemetry_port, self.mqtt_port) if port]
         if len(ports) != len(set(ports)):
             raise InvalidSetting("telemetry_port", self.telemetry_port, "http, telemetry and mqtt need a port each")

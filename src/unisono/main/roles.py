@@ -83,7 +83,7 @@ async def _realtime(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
         shard=0,
         owner=wiring.instance,
         checkpoint_path=settings.folder / "checkpoints" / "shard-0.bin",
-        plant=PlantConfig(cycle_s=settings.cycle_s),
+        plant=PlantConfig(cycle_s=settings.cycle_s, dispatchable_hold_s=settings.hold_s),
         checkpoint_every_s=settings.checkpoint_s,
         lease_s=settings.lease_s,
     )

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import F4, GATEWAYS, I4, I8, LEASES, NAMEPLATE, PICTURE, U1, Gateways, Leases, Nameplate, Picture
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
@@ -89,7 +89,7 @@ def frames_of(outbox: Outbox, n: int, header: dict[str, Any]) -> CommandFrames:
     return CommandFrames(**header, **{name: getattr(outbox, name)[:n].copy() for name in Outbox._fields})
 
 
-@kernel()
+@part
 def _value(row: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
     """Return what the setpoint is in the words of the device's command kind."""
     setpoint_w = float(leases.setpoint_w[row])
@@ -105,7 +105,7 @@ def _value(row: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> 
     return setpoint_w
 
 
-@kernel()
+@part
 def _put(
     n: int, row: int, now_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways, outbox: Outbox
 ) -> int:
@@ -125,7 +125,7 @@ def _put(
     return n + 1
 
 
-@kernel()
+@part
 def _command(row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> None:
     """Give the row's command its sequence and instants."""
     leases.seq[row] = seq
@@ -137,7 +137,7 @@ def _command(row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate
     gateways.newest_command_seq[nameplate.gateway[row]] = seq
 
 
-@kernel()
+@part
 def _take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
     """Take over what is wanted: begin a lease or change the one that is held, and the move that must follow."""
     wanted_w = leases.wanted_w[row]
@@ -165,7 +165,7 @@ def _take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
     leases.reference_w[row] = leases.wanted_reference_w[row]
 
 
-@kernel()
+@part
 def _let_go(row: int, leases: Leases) -> bool:
     """End the lease; True if the device must be told (it never accepted anything: it need not)."""
     leases.move_mono_ns[row] = -1
@@ -176,7 +176,7 @@ def _let_go(row: int, leases: Leases) -> bool:
     return True
 
 
-@kernel()
+@part
 def _needs_command(row: int, mono_ns: int, is_first_ttl: bool, nameplate: Nameplate, picture: Picture, leases: Leases) -> bool:
     """Return whether a wanted device has to be told something new."""
     if leases.state[row] != _HELD or leases.wanted_w[row] != leases.setpoint_w[row]:
@@ -193,7 +193,7 @@ def _needs_command(row: int, mono_ns: int, is_first_ttl: bool, nameplate: Namepl
     return bool(has_run_out and can_hear and (mono_ns - leases.sent_mono_ns[row]) * _NS >= ttl_s)
 
 
-@kernel()
+@part
 def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> bool:
     """Return whether an unanswered command is due again; gives a release up once nothing can hold its lease."""
     if leases.ack_code[row] != 255:
@@ -205,10 +205,13 @@ def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, 
         if (mono_ns - renewed_ns) * _NS > nameplate.ttl_s[row] + pause_s:
             leases.state[row] = _NONE
             return False
+    elif leases.n_resent[row] >= 2 and leases.move_mono_ns[row] < 0:
+        # It never answers, but it is seen to do what it was told.
+        return False
     return bool((mono_ns - leases.resent_mono_ns[row]) * _NS >= pause_s)
 
 
-@kernel()
+@part
 def _note_renewal(row: int, now_ns: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways) -> None:
     """Carry a gateway's answer to a renewal over to a lease that it covers, if the device is heard and it still ran."""
     gateway = nameplate.gateway[row]
@@ -223,7 +226,7 @@ def _note_renewal(row: int, now_ns: int, mono_ns: int, nameplate: Nameplate, pic
         leases.expires_ns[row] = now_ns - (mono_ns - answered_ns) + np.int64(nameplate.ttl_s[row] * 1e9)
 
 
-@kernel()
+@part
 def _renew(
     n: int, n_gateways: int, epoch_mono_ns: int, now_ns: int, mono_ns: int, gateways: Gateways, outbox: Outbox
 ) -> int:

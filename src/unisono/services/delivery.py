@@ -112,8 +112,6 @@ class Delivery:
         return frames
 
 
-async def run(
-    bus: Bus, clock: Clock, identity: Identity, links: Mapping[str, Link], held: HeldCommands
-) -> None:
+async def run(bus: Bus, clock: Clock, identity: Identity, links: Mapping[str, Link], held: HeldCommands) -> None:
     """Deliver until cancelled; ``identity``, ``links`` and ``held`` are those of a running ``front.Front``."""
     await Delivery(bus, clock, identity, links, held).run()

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ import msgspec
 from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord, Unavailable
 from unisono.base.instants import NS_PER_S
-from unisono.bus.connection import Bus
+from unisono.bus.connection import Bus, Subscribed
 from unisono.engines.nkey import AccountKey
 from unisono.links.identity import Identity
 
@@ -30,6 +31,7 @@ SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 # Several gatekeepers share the asking.
 QUEUE: Final = "gatekeepers"
 SYSTEM_TIMEOUT_S: Final = 2.0
+RETRY_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,12 @@ async def run(
     may_admit: asyncio.Event,
     system: Bus | None = None,
     to_disconnect: asyncio.Queue[str] | None = None,
+    is_open: asyncio.Event | None = None,
 ) -> None:
     """Answer from the moment ``may_admit`` is set, until cancelled.
 
     With ``system`` (a connection as the server's system user) gateways named in ``to_disconnect`` are cut off at once;
-    without it a revoked gateway stays until it reconnects.
+    without it a revoked gateway stays until it reconnects. ``is_open`` is set when questions reach us.
     """
     gatekeeper = Gatekeeper(identity, clock, settings)
 
@@ -112,7 +115,9 @@ async def run(
             return b""
 
     await may_admit.wait()
-    serving = await bus.serve(SUBJECT, answer, QUEUE)
+    serving = await _serve(bus, answer)
+    if is_open is not None:
+        is_open.set()
     try:
         while True:
             if system is None or to_disconnect is None:
@@ -128,6 +133,16 @@ async def run(
     finally:
         if bus.is_connected:
             await serving.stop()
+
+
+async def _serve(bus: Bus, answer: Callable[[bytes], Awaitable[bytes]]) -> Subscribed:
+    while True:
+        try:
+            return await bus.serve(SUBJECT, answer, QUEUE)
+        except Unavailable:
+            if bus.is_closed:
+                raise
+            await asyncio.sleep(RETRY_S)
 
 
 async def cut_off(system: Bus, gateway_id: str) -> int:
@@ -162,5 +177,3 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 def _base64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-

@@ -1,7 +1,7 @@
 """The historian: what flows past on READINGS and COMMANDS becomes history, each message exactly once.
 
-The position in PostgreSQL, moved in the transaction that shows the files, is the truth; the stream's own place only says
-how far we are. At each start, and after whatever looks odd, the stream is read anew from the position. While
+The position in PostgreSQL, moved in the transaction that shows the files, is the truth; the stream's own place only
+says how far we are. At each start, and after whatever looks odd, the stream is read anew from the position. While
 PostgreSQL or NATS is away nothing is lost: what is not in a committed file is still on the stream.
 """
 
@@ -49,7 +49,7 @@ class HistorianSettings:
     readings_age_s: float = 30.0
     commands_age_s: float = 10.0
     upkeep_s: float = 60.0
-    compaction: compaction.CompactionPolicy = compaction.CompactionPolicy()
+    compaction: compaction.CompactionPolicy = field(default_factory=compaction.CompactionPolicy)
     # Days by kind, where they differ from ``store.history.kinds``; 0 keeps for ever.
     retention_days: dict[str, int] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ async def run(
 
 
 class StreamKeeper:
-    """One stream on its way into files. ``step`` fetches and, when it is time, flushes; nobody else calls it meanwhile."""
+    """One stream on its way into files. ``step`` fetches and, when it is time, flushes; one caller at a time."""
 
     def __init__(
         self,
@@ -129,13 +129,12 @@ class StreamKeeper:
         self._kept_seq = self._seq = 0
         # A gap that was still there when the stream was read anew: those messages are gone.
         self._gap_at = -1
-        self._forget()
+        self._held = _Held()
 
     async def step(self, wait_s: float = _FETCH_S) -> int:
         """Take what is there, flush if it is time, and return how many messages were taken. Raises Unavailable."""
         if self._durable is None or not self._bus.is_connected:
-            await self._open()
-        assert self._durable is not None
+            self._durable = await self._open()
         try:
             messages = await self._durable.fetch(_FETCH_MESSAGES, wait_s)
             n_taken = sum(self._take(message) for message in messages)
@@ -149,12 +148,11 @@ class StreamKeeper:
 
     async def flush(self) -> None:
         """Put what is held into files, commit, then acknowledge. Raises Unavailable and holds it still."""
-        if self._last is None:
+        held = self._held
+        if held.last is None:
             return
-        segment = Segment(
-            self._consumer, self._digest.hexdigest()[:12], self._kept_seq + 1, self._seq, tuple(self._batches)
-        )
-        last = self._last
+        mark = held.digest.hexdigest()[:12]
+        segment = Segment(self._consumer, mark, self._kept_seq + 1, self._seq, tuple(held.batches))
         try:
             await asyncio.to_thread(self._commit, segment)
         except Conflict:
@@ -164,7 +162,7 @@ class StreamKeeper:
         self.counters.seq_of_stream[self.stream] = segment.seq_last
         self._forget()
         if self._durable is not None:
-            await self._durable.ack([last])
+            await self._durable.ack([held.last])
 
     async def close(self) -> None:
         """Let go of what is held and of the stream; the next step opens it again at the position."""
@@ -173,7 +171,7 @@ class StreamKeeper:
         if durable is not None:
             await durable.close()
 
-    async def _open(self) -> None:
+    async def _open(self) -> Durable:
         await self.close()
         self._consumer = await position_name(self._bus, "historian", self.stream)
         bounds = await self._bus.seq_bounds(self.stream)
@@ -190,11 +188,12 @@ class StreamKeeper:
         )
         await durable.delete()
         await durable.ensure(position + 1)
-        self._durable, self._kept_seq, self._seq = durable, position, position
+        self._kept_seq = self._seq = position
         self.counters.seq_of_stream[self.stream] = position
+        return durable
 
     def _settle_position(self, first: int, last: int) -> tuple[int, int]:
-        """Return where to go on, and how many messages the stream let go of unread; ``first``..``last`` is what it holds."""
+        """Return where to go on and how many messages went unread; the stream holds ``first`` to ``last``."""
         with self._database.begin() as connection:
             position = positions.get(connection, self._consumer)
             if position > last:
@@ -217,12 +216,13 @@ class StreamKeeper:
             raise Gap(self.stream, self._seq + 1, message.seq)
         self.counters.n_lost += message.seq - self._seq - 1
         self._seq = message.seq
-        self._last = message
-        self._digest.update(message.payload)
-        self._n_held += 1
+        held = self._held
+        if held.last is None:
+            held.since_ns = self._clock.monotonic_ns()
+        held.last = message
+        held.digest.update(message.payload)
+        held.n_messages += 1
         self.counters.n_messages += 1
-        if self._held_since_ns < 0:
-            self._held_since_ns = self._clock.monotonic_ns()
         try:
             batch = self._intake.decode(message.payload)
             shard = int(message.subject.split(".")[1])
@@ -230,15 +230,16 @@ class StreamKeeper:
             self.counters.n_damaged += 1
             log.warning("%s message %d is left out: %s", self.stream, message.seq, wrong)
             return True
-        self._batches.append((shard, batch))
-        self._n_rows += len(batch)
+        held.batches.append((shard, batch))
+        held.n_rows += len(batch)
         return True
 
     def _is_due(self) -> bool:
-        if self._last is None:
+        held = self._held
+        if held.last is None:
             return False
-        age_ns = self._clock.monotonic_ns() - self._held_since_ns
-        is_full = self._n_rows >= self._rows_max or self._n_held >= _HELD_MESSAGES_MAX
+        age_ns = self._clock.monotonic_ns() - held.since_ns
+        is_full = held.n_rows >= self._rows_max or held.n_messages >= _HELD_MESSAGES_MAX
         return is_full or age_ns >= self._age_s * NS_PER_S
 
     def _commit(self, segment: Segment) -> None:
@@ -251,11 +252,19 @@ class StreamKeeper:
 
     def _forget(self) -> None:
         self._seq = self._kept_seq
-        self._batches: list[tuple[int, Batch]] = []
-        self._n_rows = self._n_held = 0
-        self._held_since_ns = -1
-        self._last: KeptMessage | None = None
-        self._digest = hashlib.sha256()
+        self._held = _Held()
+
+
+@dataclass(slots=True)
+class _Held:
+    """What was taken since the last commit."""
+
+    batches: list[tuple[int, Batch]] = field(default_factory=list)
+    n_rows: int = 0
+    n_messages: int = 0
+    since_ns: int = 0
+    last: KeptMessage | None = None
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
 class Gap(Exception):
@@ -268,7 +277,7 @@ class Gap(Exception):
 async def position_name(bus: Bus, reader: str, stream: str) -> str:
     """Return the name under which a reader's position in a stream is kept.
 
-    It holds the instant at which the stream was made: in one made anew (a restore, a lost disk) numbers begin at 1 again.
+    It holds the instant at which the stream was made: in one made anew (a restore, a lost disk) numbers begin at 1.
     """
     await bus.wait_connected(_CONNECT_S)
     with translated(f"stream {stream}"):
@@ -318,7 +327,7 @@ def keep_house(
         except DamagedRecord as wrong:
             # Its day stays as it is, for `log verify` to tell; the others go on.
             damaged.add((step.kind.name, step.shard, step.day))
-            log.error("not merged: %s", wrong)
+            log.warning("not merged: %s", wrong)
             continue
         with database.begin() as connection:
             compaction.commit_merge(connection, step, written, clock.wall_ns())

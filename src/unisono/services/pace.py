@@ -1,4 +1,4 @@
-"""How a loop that lost something outside goes on: wait a little longer each time, say so once, say once that it is back."""
+"""How a loop that lost something outside goes on: it waits longer each time, and says once what is lost or back."""
 
 from __future__ import annotations
 

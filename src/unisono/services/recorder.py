@@ -74,8 +74,7 @@ class Recorder:
     async def step(self, wait_s: float = _FETCH_S) -> int:
         """Record what is there, then acknowledge it; return how many messages that were. Raises Unavailable."""
         if self._durable is None or not self._bus.is_connected:
-            await self._open()
-        assert self._durable is not None
+            self._durable = await self._open()
         messages = await self._durable.fetch(_FETCH_MESSAGES, wait_s)
         new = [message for message in messages if message.seq > self._seq]
         self.counters.n_repeated += len(messages) - len(new)
@@ -98,7 +97,7 @@ class Recorder:
         if durable is not None:
             await durable.close()
 
-    async def _open(self) -> None:
+    async def _open(self) -> Durable:
         await self.close()
         self._consumer = await position_name(self._bus, "recorder", "OUTCOMES")
         first, last = await self._bus.seq_bounds("OUTCOMES")
@@ -106,7 +105,7 @@ class Recorder:
         durable = self._bus.durable("OUTCOMES", "outcomes.*.*", "recorder", ack_through=True, ack_wait_s=_ACK_WAIT_S)
         await durable.delete()
         await durable.ensure(self._seq + 1)
-        self._durable = durable
+        return durable
 
     def _settle_position(self, first: int, last: int) -> int:
         with self._database.begin() as connection:
@@ -124,7 +123,7 @@ class Recorder:
                     batch = msgspec.msgpack.decode(message.payload, type=OutcomeBatch)
                 except msgspec.DecodeError as wrong:
                     self.counters.n_damaged += 1
-                    log.error("outcome %d is left out: %s", message.seq, wrong)
+                    log.warning("outcome %d is left out: %s", message.seq, wrong)
                     continue
                 # Cycles of one owner come in order; one that is not newer was sent twice.
                 of_owner = f"outcomes.{batch.shard}.{batch.epoch}"

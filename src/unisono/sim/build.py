@@ -42,7 +42,7 @@ def build_roster(spec: WorldSpec) -> Roster:
     rows_of = {t: slice(int(end - n), int(end)) for (t, n), end in zip(counts.items(), ends, strict=True)}
     single = kind[gateway_of_row] == MQTT_SINGLE
     export_limit, import_limit = _site_limits(rng, nameplate, site_of_row, n_sites, spec)
-    makers = _vendors(rng, cloud, kind, gateway_of_row)
+    makers = _vendors(rng, cloud)
     return Roster(
         rows_of=rows_of,
         technology=technology,
@@ -63,7 +63,7 @@ def build_roster(spec: WorldSpec) -> Roster:
         gateway_kind=kind,
         cloud_of_gateway=cloud_of_gateway,
         carrier_of_gateway=tuple(CARRIERS[int(c)] for c in rng.integers(0, len(CARRIERS), kind.size)),
-        gateway_vendor=_gateway_vendors(rng, cloud_of_gateway),
+        gateway_vendor=_vendors(rng, cloud_of_gateway),
     )
 
 
@@ -74,7 +74,7 @@ def _counts(spec: WorldSpec) -> dict[Technology, int]:
     by_remainder = sorted(wanted, key=lambda t: (counts[t] - wanted[t], t))
     for t in by_remainder[: spec.n_devices - sum(counts.values())]:
         counts[t] += 1
-    return {t: n for t, n in sorted(counts.items())}
+    return dict(sorted(counts.items()))
 
 
 def _place_devices(rng: np.random.Generator, counts: dict[Technology, int], n_sites: int) -> Ints:
@@ -85,7 +85,11 @@ def _place_devices(rng: np.random.Generator, counts: dict[Technology, int], n_si
     parts: dict[Technology, NDArray[np.int64]] = {}
     for t in sorted(counts, key=lambda t: t != Technology.PV):
         if t in COMMERCIAL:
-            parts[t] = rng.integers(0, n_business, counts[t]) if counts[t] > n_business else rng.permutation(n_business)[: counts[t]]
+            parts[t] = (
+                rng.integers(0, n_business, counts[t])
+                if counts[t] > n_business
+                else rng.permutation(n_business)[: counts[t]]
+            )
             continue
         weight = rng.random(homes.size) ** 0.5 * np.where(has_pv[homes], WITH_PV.get(t, 1.0), 1.0)
         # Weighted choice without replacement: the largest of u^(1/w) (Efraimidis, Spirakis 2006).
@@ -117,7 +121,9 @@ def _clouds(rng: np.random.Generator, technology: NDArray[np.int8], spec: WorldS
     return cloud
 
 
-def _gateways(rng: np.random.Generator, site_of_row: Ints, cloud: Ints, spec: WorldSpec) -> tuple[Ints, NDArray[np.int8], Ints]:
+def _gateways(
+    rng: np.random.Generator, site_of_row: Ints, cloud: Ints, spec: WorldSpec
+) -> tuple[Ints, NDArray[np.int8], Ints]:
     """Return (gateway of each row, kind and cloud of each gateway): MQTT gateways first, then the clouds."""
     local = np.flatnonzero(cloud < 0)
     n_wanted = max(1, min(spec.n_gateways_max, -(-local.size // DEVICES_PER_GATEWAY)))
@@ -141,7 +147,11 @@ def _gateways(rng: np.random.Generator, site_of_row: Ints, cloud: Ints, spec: Wo
 
 
 def _periods(
-    rng: np.random.Generator, is_cloud: NDArray[np.bool_], single: NDArray[np.bool_], gateway_of_row: Ints, n_gateways: int
+    rng: np.random.Generator,
+    is_cloud: NDArray[np.bool_],
+    single: NDArray[np.bool_],
+    gateway_of_row: Ints,
+    n_gateways: int,
 ) -> Floats:
     """Return telemetry periods: one a gateway (most 10 s); a cloud's devices 30-60 s, singles may be as fast as 2 s."""
     of_gateway = rng.choice([5.0, 10.0, 20.0, 30.0, 60.0], n_gateways, p=[0.08, 0.67, 0.12, 0.08, 0.05])
@@ -162,18 +172,10 @@ def _site_limits(
     return np.ceil(most * share / 100.0) * 100.0, np.minimum(-48_000.0, np.floor(least / 100.0) * 100.0)
 
 
-def _vendors(rng: np.random.Generator, cloud: Ints, kind: NDArray[np.int8], gateway_of_row: Ints) -> tuple[str, ...]:
+def _vendors(rng: np.random.Generator, cloud: Ints) -> tuple[str, ...]:
+    """Return a maker for each device (or gateway): the cloud's own, else one of those that speak for themselves."""
     other = rng.integers(0, len(GATEWAY_VENDORS), cloud.size)
     return tuple(
-        CLOUD_VENDORS[int(c) % len(CLOUD_VENDORS)] if c >= 0 else GATEWAY_VENDORS[int(o)] for c, o in zip(cloud, other, strict=True)
-    )
-
-
-def _gateway_vendors(rng: np.random.Generator, cloud_of_gateway: Ints) -> tuple[str, ...]:
-    other = rng.integers(0, len(GATEWAY_VENDORS), cloud_of_gateway.size)
-    return tuple(
         CLOUD_VENDORS[int(c) % len(CLOUD_VENDORS)] if c >= 0 else GATEWAY_VENDORS[int(o)]
-        for c, o in zip(cloud_of_gateway, other, strict=True)
+        for c, o in zip(cloud, other, strict=True)
     )
-
-

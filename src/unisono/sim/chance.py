@@ -37,10 +37,10 @@ def normal(key: np.uint64, counter: int) -> float:
 
 
 @kernel("f8(u8, f8)")
-def drifting(key: np.uint64, periods: float) -> float:
+def drifting(key: np.uint64, period_count: float) -> float:
     """Return a number in [0, 1) that wanders smoothly, with a new direction each whole period."""
-    whole = math.floor(periods)
-    rest = periods - whole
+    whole = math.floor(period_count)
+    rest = period_count - whole
     blend = rest * rest * (3.0 - 2.0 * rest)
     before = unit(key, int(whole))
     return before + (unit(key, int(whole) + 1) - before) * blend

@@ -58,8 +58,8 @@ class Devices:
         n = self.roster.n_devices
         rng = np.random.default_rng([spec.seed, 6])
         net = spec.network
-        self._drift = rng.uniform(-net.drift_ppm_max, net.drift_ppm_max, n) * 1e-6
-        self._offset_s = rng.uniform(-net.clock_offset_s_max, net.clock_offset_s_max, n)
+        self._drift = rng.uniform(-net.drift_max_ppm, net.drift_max_ppm, n) * 1e-6
+        self._offset_s = rng.uniform(-net.clock_offset_max_s, net.clock_offset_max_s, n)
         self._mono_0_ns = mono_ns
         self._clocks_at_ns = MISSING_NS
         self.lease: Whole = np.zeros((leases.N_LEASE, n), np.int64)
@@ -84,7 +84,7 @@ class Devices:
         self._advance_clocks(mono_ns)
 
     def receive(self, command: Whole, command_w: Floats, mono_ns: int) -> Answers:
-        """Take in commands (``leases.C_*`` columns, in order of arrival); rows unknown to the region must be left out."""
+        """Take in commands (``leases.C_*`` columns, in order of arrival); all rows are the region's."""
         n = command.shape[1]
         code, seq = np.zeros(n, np.uint8), np.zeros(n, np.int64)
         self._advance_clocks(mono_ns)
@@ -122,7 +122,16 @@ class Devices:
         self._advance_clocks(mono_ns)
         rows, reachable = self.rows_of_gateway[gateway], self.faults.reachable()
         return leases.renew(
-            self.lease, self.epochs, rows, reachable, self._own_clock_ns, gateway, epoch, through_seq, is_expired, mono_ns
+            self.lease,
+            self.epochs,
+            rows,
+            reachable,
+            self._own_clock_ns,
+            gateway,
+            epoch,
+            through_seq,
+            is_expired,
+            mono_ns,
         )
 
     def advance(self, now_ns: int, mono_ns: int) -> NDArray[np.intp]:
@@ -145,7 +154,7 @@ class Devices:
         )
         self.world.advance(now_ns)
         self.ledger.note_events(self._event[:, :n_events], self.epochs[0])
-        self.ledger.observe(now_ns, mono_ns, step_s, self.world, self.lease, self.faults.trait)
+        self.ledger.observe(now_ns, mono_ns, step_s, self.world, lease=self.lease, trait=self.faults.trait)
         if back.size:
             self.report_at_once(back, now_ns)
         return back
@@ -172,7 +181,8 @@ class Devices:
         power[wrong] = -power[wrong]
         soc = self.world.soc_frac[row].astype(np.float32)
         temperature = self.world.temperature_degc[row].astype(np.float32)
-        self._freeze(row[(trait & leases.FROZEN) > 0], (trait & leases.FROZEN) > 0, power, soc, temperature)
+        is_frozen = (trait & leases.FROZEN) > 0
+        self._freeze(is_frozen, row[is_frozen], (power, soc, temperature))
         return Reports(
             row=row,
             measured_ns=(now_ns + (off_s * NS_PER_S).astype(np.int64)) // 1_000_000 * 1_000_000,
@@ -195,25 +205,26 @@ class Devices:
     def true_deliverable_w(self, hold_s: float, watched: NDArray[np.bool_] | None = None) -> float:
         """Return what can be had upwards now for ``hold_s`` from (watched) devices that are reachable and willing."""
         willing = (self.faults.trait & (leases.REFUSES | leases.OPTS_OUT | leases.DOES_NOTHING)) == 0
-        willing &= self.faults.reachable() & self.faults.gateway_is_up[self.roster.gateway_of_row] & ~self.roster.is_opted_out
+        willing &= (
+            self.faults.reachable() & self.faults.gateway_is_up[self.roster.gateway_of_row] & ~self.roster.is_opted_out
+        )
         if watched is not None:
             willing &= watched
         return float(self.world.deliverable_up_w(hold_s)[willing].sum())
 
     def _freeze(
         self,
-        rows: Whole,
         at: NDArray[np.bool_],
-        power: NDArray[np.float32],
-        soc: NDArray[np.float32],
-        temperature: NDArray[np.float32],
+        rows: Whole,
+        told: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     ) -> None:
-        """Replace what frozen devices say by what they said first since they froze."""
+        """Replace what frozen devices (``rows``, at ``at`` in the told columns) say by what they said first."""
         if not rows.size:
             return
         new = np.isnan(self._frozen[0, rows])
-        self._frozen[:, rows[new]] = np.vstack([power[at], soc[at], temperature[at]])[:, new]
-        power[at], soc[at], temperature[at] = self._frozen[:, rows]
+        self._frozen[:, rows[new]] = np.vstack([column[at] for column in told])[:, new]
+        for column, first in zip(told, self._frozen[:, rows], strict=True):
+            column[at] = first
 
     def _advance_clocks(self, mono_ns: int) -> None:
         """Bring the devices' own monotonic clocks to ``mono_ns``; they drift."""

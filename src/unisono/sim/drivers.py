@@ -1,6 +1,7 @@
 """What moves devices from outside: sun, homes' loads, hot-water draws, car sessions, business hours.
 
-``Drivers`` is the contract; ``SyntheticDrivers`` follows published shapes and chance, ``traces.TraceDrivers`` recordings.
+``Drivers`` is the contract; ``SyntheticDrivers`` follows published shapes and chance,
+``traces.TraceDrivers`` recordings.
 Everything depends on the instant and the device's key only, never on the length of steps.
 """
 
@@ -26,18 +27,26 @@ from unisono.sim.weather import Sky, TypicalYear, shipped_year, sky_at
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
+
+def _by_hour(text: str) -> Floats:
+    return np.array([float(value) for value in text.split()])
+
+
 # Hot water by hour of day, as a share of the day (shape of ASHRAE HVAC Applications, family draw profile).
-DRAW_SHAPE = np.array(
-    [0.9, 0.6, 0.5, 0.5, 0.8, 2.0, 5.5, 8.0, 7.5, 6.2, 5.2, 4.6, 4.2, 3.8, 3.3, 3.3, 3.8, 5.2, 7.2, 7.4, 6.4, 5.5, 4.2, 2.4]
-)
+DRAW_SHAPE = _by_hour("""
+    0.9 0.6 0.5 0.5 0.8 2.0 5.5 8.0 7.5 6.2 5.2 4.6
+    4.2 3.8 3.3 3.3 3.8 5.2 7.2 7.4 6.4 5.5 4.2 2.4
+""")
 # A home's own load by hour of day against its mean (EIA, residential hourly shape, autumn).
-HOME_SHAPE = np.array(
-    [0.7, 0.62, 0.58, 0.57, 0.6, 0.7, 0.9, 1.05, 0.98, 0.92, 0.9, 0.92, 0.94, 0.94, 0.95, 1.0, 1.15, 1.4, 1.6, 1.6, 1.5, 1.3, 1.05, 0.85]
-)
+HOME_SHAPE = _by_hour("""
+    0.7 0.62 0.58 0.57 0.6 0.7 0.9 1.05 0.98 0.92 0.9 0.92
+    0.94 0.94 0.95 1.0 1.15 1.4 1.6 1.6 1.5 1.3 1.05 0.85
+""")
 # A business process by hour of day against its rating (DOE commercial reference buildings, office and warehouse).
-BUSINESS_SHAPE = np.array(
-    [0.35, 0.33, 0.32, 0.32, 0.35, 0.42, 0.52, 0.62, 0.7, 0.74, 0.76, 0.77, 0.76, 0.76, 0.76, 0.74, 0.7, 0.65, 0.58, 0.52, 0.47, 0.43, 0.4, 0.37]
-)
+BUSINESS_SHAPE = _by_hour("""
+    0.35 0.33 0.32 0.32 0.35 0.42 0.52 0.62 0.7 0.74 0.76 0.77
+    0.76 0.76 0.76 0.74 0.7 0.65 0.58 0.52 0.47 0.43 0.4 0.37
+""")
 # How often all but the sun is looked up; people and temperatures change slower than that.
 SLOT_S = 20
 DRAW_L_PER_DAY = 190.0
@@ -46,7 +55,7 @@ HOME_MEAN_W = 1200.0
 
 @dataclass(slots=True)
 class Outside:
-    """Everything from outside at one instant; one entry a row of its technology's slice, a zone for ``ambient_degc``."""
+    """Everything from outside at one instant; one entry a row of its slice, a zone for ``ambient_degc``."""
 
     ambient_degc: Floats
     mains_degc: float
@@ -80,7 +89,11 @@ def fill_sun(keys: Keys, fixed: Floats, sky: Floats, at_s: float, sun_w: Floats)
         if sky[2, z] <= 0.0:
             sun_w[i] = 0.0
             continue
-        cos_angle = fixed[pv.NORMAL_EAST, i] * sky[0, z] + fixed[pv.NORMAL_NORTH, i] * sky[1, z] + fixed[pv.NORMAL_UP, i] * sky[2, z]
+        cos_angle = (
+            fixed[pv.NORMAL_EAST, i] * sky[0, z]
+            + fixed[pv.NORMAL_NORTH, i] * sky[1, z]
+            + fixed[pv.NORMAL_UP, i] * sky[2, z]
+        )
         clear = sky[5, z]
         wild = 2.4 * max(0.0, clear) * max(0.0, 1.0 - clear)
         passing = 0.6 * drifting(keys[i], at_s / 180.0) + 0.4 * drifting(keys[i] ^ np.uint64(977), at_s / 47.0)
@@ -88,7 +101,9 @@ def fill_sun(keys: Keys, fixed: Floats, sky: Floats, at_s: float, sun_w: Floats)
         # The clearer, the more of the light comes straight (clearness 0.3 and less: all diffuse).
         straight = min(1.0, max(0.0, (local - 0.3) / 0.6))
         plane = local * straight * sky[3, z] * max(0.0, cos_angle)
-        plane += local * (sky[4, z] + (1.0 - straight) * 0.88 * sky[3, z] * sky[2, z]) * 0.5 * (1.0 + fixed[pv.NORMAL_UP, i])
+        plane += (
+            local * (sky[4, z] + (1.0 - straight) * 0.88 * sky[3, z] * sky[2, z]) * 0.5 * (1.0 + fixed[pv.NORMAL_UP, i])
+        )
         cell_degc = sky[6, z] + 0.03 * plane
         sun_w[i] = fixed[pv.DC, i] * plane / 1000.0 * 0.86 * (1.0 - 0.0037 * (cell_degc - 25.0))
 
@@ -96,7 +111,7 @@ def fill_sun(keys: Keys, fixed: Floats, sky: Floats, at_s: float, sun_w: Floats)
 @kernel("void(u8[::1], i4[::1], f8[::1], f8[::1], f8, f8[::1])")
 def fill_draws(keys: Keys, zones: NDArray[np.int32], hour: Floats, size: Floats, at_s: float, draw: Floats) -> None:
     """Draws of three minutes at 3-9 l/min, as often as the hour's share of 190 l a day asks."""
-    slot = int(math.floor(at_s / 180.0))
+    slot = math.floor(at_s / 180.0)
     for i in range(keys.size):
         share = DRAW_SHAPE[int(hour[zones[i]]) % 24] / 100.0
         # Litres wanted in this slot over litres of a mean draw (3 min at 6 l/min).
@@ -107,14 +122,21 @@ def fill_draws(keys: Keys, zones: NDArray[np.int32], hour: Floats, size: Floats,
 
 @kernel("void(u8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8, f8, f8[::1])")
 def fill_loads(
-    keys: Keys, zones: NDArray[np.int32], hour: Floats, scale_w: Floats, shape: Floats, wander: float, at_s: float, load_w: Floats
+    keys: Keys,
+    zones: NDArray[np.int32],
+    hour: Floats,
+    scale_w: Floats,
+    shape: Floats,
+    wander_frac: float,
+    at_s: float,
+    load_w: Floats,
 ) -> None:
-    """Loads that follow a day's shape and wander about it over some ten minutes; positive numbers."""
+    """Loads that follow a day's shape and wander_frac about it over some ten minutes; positive numbers."""
     for i in range(keys.size):
         h = hour[zones[i]]
         before, blend = int(h) % 24, h - math.floor(h)
         level = shape[before] + (shape[(before + 1) % 24] - shape[before]) * blend
-        load_w[i] = scale_w[i] * level * (1.0 + wander * (2.0 * drifting(keys[i], at_s / 600.0) - 1.0))
+        load_w[i] = scale_w[i] * level * (1.0 + wander_frac * (2.0 * drifting(keys[i], at_s / 600.0) - 1.0))
 
 
 @kernel("void(u8[::1], i4[::1], f8[::1], f8[:,::1], f8[::1], f8)")
@@ -129,9 +151,9 @@ def roll_sessions(
         while now_s >= session[vehicle.DEPARTS_S, i]:
             offset = offset_s[zones[i]]
             if math.isinf(session[vehicle.DEPARTS_S, i]):
-                day = int(math.floor((now_s + offset) / 86400.0)) - 2
+                day = math.floor((now_s + offset) / 86400.0) - 2
             else:
-                day = int(math.floor((session[vehicle.ARRIVES_S, i] + offset) / 86400.0))
+                day = math.floor((session[vehicle.ARRIVES_S, i] + offset) / 86400.0)
             for later in range(1, 9):
                 day_key = 16 * (day + later)
                 if later == 8 or unit(keys[i], day_key) < 0.75:
@@ -233,7 +255,11 @@ class SyntheticDrivers:
             outside.heat_led_w[:] = np.where(wanted >= fixed[chp.MIN_FRAC] * fixed[chp.P_MAX], wanted, 0.0)
         for t, session in ((Technology.EV, outside.ev_session), (Technology.EVSE, outside.evse_session)):
             if t in keys:
-                roll_sessions(keys[t], zones[t], self._offset_s, session, self._fixed[t][vehicle.CAPACITY], at_s)
+                self._roll_sessions(t, session, at_s)
+
+    def _roll_sessions(self, t: Technology, session: Floats, at_s: float) -> None:
+        capacity = self._fixed[t][vehicle.CAPACITY]
+        roll_sessions(self._keys[t], self._zones[t], self._offset_s, session, capacity, at_s)
 
     def _refresh_offsets(self, at_s: float) -> None:
         hour = int(at_s // 3600.0)
@@ -248,7 +274,7 @@ class SyntheticDrivers:
 
     @staticmethod
     def mains_degc(at_s: float) -> float:
-        """Return the mains' temperature: 14.4 degC (58 F) on average, warmest in early September (Burch, Christensen 2007)."""
+        """Return the mains' temperature: 14.4 degC on average, warmest in September (Burch, Christensen 2007)."""
         day = datetime.fromtimestamp(at_s, UTC).timetuple().tm_yday
         return 14.4 + 5.0 * math.cos(2.0 * math.pi * (day - 245) / 365.0)
 
@@ -275,6 +301,14 @@ def _sun_of_battery(roster: Roster) -> NDArray[np.int64]:
 def _sky_rows(sky: Sky) -> Floats:
     return np.ascontiguousarray(
         np.vstack(
-            [sky.sun_east, sky.sun_north, sky.sun_up, sky.beam_w_m2, sky.diffuse_w_m2, sky.clearness_frac, sky.ambient_degc]
+            [
+                sky.sun_east,
+                sky.sun_north,
+                sky.sun_up,
+                sky.beam_w_m2,
+                sky.diffuse_w_m2,
+                sky.clearness_frac,
+                sky.ambient_degc,
+            ]
         )
     )

@@ -95,7 +95,7 @@ def plan_faults(spec: WorldSpec, roster: Roster) -> Faults:
         free = free[take:]
     skew = np.zeros(n)
     skewed = free[: round(bad.skew_frac * n)]
-    skew[skewed] = rng.uniform(5.0, max(5.0, bad.skew_s_max), skewed.size) * rng.choice([-1.0, 1.0], skewed.size)
+    skew[skewed] = rng.uniform(5.0, max(5.0, bad.skew_max_s), skewed.size) * rng.choice([-1.0, 1.0], skewed.size)
     drop_at, drop_for = np.full(n, np.inf), np.zeros(n)
     dropped = rng.permutation(n)[: round(bad.dropout_frac * n)]
     drop_at[dropped] = rng.uniform(0.0, bad.dropout_window_s, dropped.size)

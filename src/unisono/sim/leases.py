@@ -18,7 +18,21 @@ from unisono.model.technology import AckCode, CommandKind, Fallback
 Whole = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-(NEWEST_SEQ, NEWEST_EPOCH, LAST_CODE, IS_HELD, HAS_BEGUN, SEQ, EPOCH, START_NS, END_NS, TTL_NS, FALLBACK, GRANTED_NS, BEGIN_BY_NS) = range(13)
+(
+    NEWEST_SEQ,
+    NEWEST_EPOCH,
+    LAST_CODE,
+    IS_HELD,
+    HAS_BEGUN,
+    SEQ,
+    EPOCH,
+    START_NS,
+    END_NS,
+    TTL_NS,
+    FALLBACK,
+    GRANTED_NS,
+    BEGIN_BY_NS,
+) = range(13)
 N_LEASE = 13
 (C_ROW, C_GATEWAY, C_EPOCH, C_SEQ, C_KIND, C_FALLBACK, C_START_NS, C_EXPIRES_NS, C_TTL_NS, C_AT_NS) = range(10)
 N_COMMAND = 10
@@ -43,7 +57,26 @@ _LET_GO = 2
 _BOUNDS_SLACK = 1.005
 
 
-@kernel("void(i8[:,::1], i8[:,::1], f8[::1], i8[:,::1], f8[::1], f8[::1], f8[::1], u1[::1], b1[::1], b1[::1], i8[::1], i8, u1[::1], i8[::1])")
+@kernel("i8(i8, u1, b1, b1)")
+def _judge(kind: int, trait: int, is_connected: bool, is_within: bool) -> int:  # noqa: FBT001 - kernels take no names
+    """Return what a device answers to a command that it hasn't seen."""
+    if kind == _RELEASE:
+        return _ACCEPTED
+    if trait & OPTS_OUT:
+        return _OPT_OUT
+    if trait & REFUSES:
+        return _OVERRIDE
+    if kind != _SETPOINT:
+        return _UNSUPPORTED
+    if not is_within:
+        return _BOUNDS
+    return _ACCEPTED if is_connected else _OTHER
+
+
+@kernel(
+    "void(i8[:,::1], i8[:,::1], f8[::1], i8[:,::1], f8[::1], f8[::1], f8[::1], u1[::1], b1[::1], b1[::1],"
+    " i8[::1], i8, u1[::1], i8[::1])"
+)
 def receive(
     lease: Whole,
     command: Whole,
@@ -83,19 +116,8 @@ def receive(
             answered_seq[j] = lease[NEWEST_SEQ, i]
         else:
             kind = command[C_KIND, j]
-            answer = _ACCEPTED
-            if kind == _RELEASE:
-                answer = _ACCEPTED
-            elif trait[i] & OPTS_OUT:
-                answer = _OPT_OUT
-            elif trait[i] & REFUSES:
-                answer = _OVERRIDE
-            elif kind != _SETPOINT:
-                answer = _UNSUPPORTED
-            elif command_w[j] > power_max_w[i] * _BOUNDS_SLACK + 1.0 or command_w[j] < power_min_w[i] * _BOUNDS_SLACK - 1.0:
-                answer = _BOUNDS
-            elif not is_connected[i]:
-                answer = _OTHER
+            least_w, most_w = power_min_w[i] * _BOUNDS_SLACK - 1.0, power_max_w[i] * _BOUNDS_SLACK + 1.0
+            answer = _judge(kind, trait[i], is_connected[i], least_w <= command_w[j] <= most_w)
             lease[NEWEST_EPOCH, i], lease[NEWEST_SEQ, i], lease[LAST_CODE, i] = epoch, seq, answer
             code[j] = answer
             if answer == _ACCEPTED:
@@ -146,7 +168,11 @@ def renew(
 @kernel("i8(i8[:,::1], i8[:,::1], i8, i8, i8, i8)")
 def _note(lease: Whole, event: Whole, n: int, row: int, at_ns: int, what: int) -> int:
     event[E_AT_NS, n], event[E_ROW, n], event[E_WHAT, n] = at_ns, row, what
-    event[E_SEQ, n], event[E_EPOCH, n], event[E_EXPIRES_NS, n] = lease[SEQ, row], lease[EPOCH, row], lease[BEGIN_BY_NS, row]
+    event[E_SEQ, n], event[E_EPOCH, n], event[E_EXPIRES_NS, n] = (
+        lease[SEQ, row],
+        lease[EPOCH, row],
+        lease[BEGIN_BY_NS, row],
+    )
     return n + 1
 
 
@@ -166,9 +192,12 @@ def settle(
     """Begin what is to begin, end what has run out; write ``commanded_w`` and the events; return their number."""
     n = 0
     for i in range(commanded_w.size):
-        if lease[IS_HELD, i] == 0:
-            continue
         opted_out = trait[i] & OPTS_OUT
+        if lease[IS_HELD, i] == 0:
+            if opted_out:
+                # An owner's word also ends a fallback that holds.
+                commanded_w[i] = np.nan
+            continue
         ended = RELEASED if lease[IS_HELD, i] == _LET_GO else EXPIRED
         if own_clock_ns[i] >= lease[END_NS, i] or opted_out:
             lease[IS_HELD, i] = 0

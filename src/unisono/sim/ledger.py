@@ -48,7 +48,7 @@ class Ledger:
         self.misbehaves_from_ns = MISSING_NS
         n = roster.n_devices
         self.was_called: NDArray[np.bool_] = np.zeros(n, bool)
-        # Watt-seconds in the open interval: all true, all twins, called true, called twins, then delivered by technology.
+        # Watt-seconds in the open interval: all true, all twins, called true, called twins, delivered by technology.
         self._open: Floats = np.zeros(4 + len(Technology) + 1)
         self._open_s = 0.0
         self._open_index = start_ns // (INTERVAL_S * NS_PER_S)
@@ -89,7 +89,7 @@ class Ledger:
         self._flag("old_epoch_obeyed", rows[old], began[leases.E_AT_NS][old])
 
     def observe(
-        self, now_ns: int, mono_ns: int, step_s: float, world: World, lease: Whole, trait: NDArray[np.uint8]
+        self, now_ns: int, mono_ns: int, step_s: float, world: World, *, lease: Whole, trait: NDArray[np.uint8]
     ) -> None:
         """Take the meters' word for the step that ended at ``now_ns`` and check every invariant."""
         if step_s <= 0.0:
@@ -106,11 +106,10 @@ class Ledger:
             for t, rows in self._roster.rows_of.items():
                 self._open[4 + int(t)] += self._delta[rows].sum() * step_s
             self.delivered_wh += self._delta * (step_s / 3600.0)
-        self._check(now_ns, mono_ns, step_s, world, lease, trait)
+        self._check(now_ns, mono_ns, step_s, world, lease=lease, trait=trait)
 
     def summary(self) -> dict[str, Any]:
-        """Return everything as plain JSON values; instants are nanoseconds, powers watts, energies watt-hours."""
-        self._close()
+        """Return everything but the open interval as plain JSON values: nanoseconds, watts, watt-hours."""
         stack = np.array([values for _, values in self._intervals]).reshape(-1, 4 + len(Technology) + 1)
         power, twin = stack[:, 0], stack[:, 1]
         events = self.events()
@@ -130,9 +129,12 @@ class Ledger:
             "delivered_w_by_technology": {
                 t.asset_type: stack[:, 4 + int(t)].round(1).tolist() for t in sorted(self._roster.rows_of)
             },
-            "delivered_wh_by_vendor": self._by_vendor(),
+            "by_technology": self._shares([Technology(int(t)).asset_type for t in self._roster.technology]),
+            "by_vendor": self._shares(list(self._roster.vendor)),
             "n_commands_by_answer": {
-                ("no_answer" if code == leases.NO_ANSWER else AckCode(code).name.lower()): int(self.n_commands_by_code[code])
+                ("no_answer" if code == leases.NO_ANSWER else AckCode(int(code)).name.lower()): int(
+                    self.n_commands_by_code[code]
+                )
                 for code in np.flatnonzero(self.n_commands_by_code)
             },
             "n_renewals": self.n_renewals,
@@ -152,13 +154,19 @@ class Ledger:
     def delivered_w_between(self, start_ns: int, end_ns: int) -> Floats:
         """Return true delivered power of each closed interval that lies in [start_ns, end_ns)."""
         span = INTERVAL_S * NS_PER_S
-        return np.array([v[0] - v[1] for index, v in self._intervals if start_ns <= index * span and (index + 1) * span <= end_ns])
+        return np.array(
+            [v[0] - v[1] for index, v in self._intervals if start_ns <= index * span and (index + 1) * span <= end_ns]
+        )
 
-    def _by_vendor(self) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        for vendor, energy in zip(self._roster.vendor, self.delivered_wh, strict=True):
-            sums[vendor] = sums.get(vendor, 0.0) + float(energy)
-        return {vendor: round(energy, 1) for vendor, energy in sorted(sums.items())}
+    def _shares(self, names: list[str]) -> dict[str, dict[str, float]]:
+        """Return devices, called devices and delivered energy by name; ``names`` has one a row."""
+        shares: dict[str, dict[str, float]] = {}
+        for name, called, energy in zip(names, self.was_called.tolist(), self.delivered_wh.tolist(), strict=True):
+            share = shares.setdefault(name, {"n_devices": 0, "n_called": 0, "delivered_wh": 0.0})
+            share["n_devices"] += 1
+            share["n_called"] += called
+            share["delivered_wh"] += energy
+        return dict(sorted(shares.items()))
 
     def _roll(self, index: int) -> None:
         if index != self._open_index:
@@ -171,7 +179,9 @@ class Ledger:
         self._open = np.zeros_like(self._open)
         self._open_s = 0.0
 
-    def _check(self, now_ns: int, mono_ns: int, step_s: float, world: World, lease: Whole, trait: NDArray[np.uint8]) -> None:
+    def _check(
+        self, now_ns: int, mono_ns: int, step_s: float, world: World, *, lease: Whole, trait: NDArray[np.uint8]
+    ) -> None:
         beyond = (world.power_w > self._high) | (world.power_w < self._low)
         if beyond.any():
             self._flag("beyond_limits", np.flatnonzero(beyond), now_ns)
@@ -180,7 +190,10 @@ class Ledger:
             return
         rows = np.flatnonzero(is_acting)
         falls_back = lease[leases.IS_HELD, rows] == 0
-        out_of_lease = mono_ns - step_s * NS_PER_S > lease[leases.GRANTED_NS, rows] + lease[leases.TTL_NS, rows] * (1 + GRACE_FRAC) + GRACE_NS
+        out_of_lease = (
+            mono_ns - step_s * NS_PER_S
+            > lease[leases.GRANTED_NS, rows] + lease[leases.TTL_NS, rows] * (1 + GRACE_FRAC) + GRACE_NS
+        )
         # Zero power or hold after the end of a lease is the fallback that the command itself asked for.
         asked = falls_back & (lease[leases.FALLBACK, rows] != 0)
         late = out_of_lease & ~asked
@@ -203,7 +216,9 @@ class Ledger:
         sites = self._roster.site_of_row
         n_sites = self._over_since_s.size
         pushes = np.bincount(sites, is_acting & (self._delta > 50.0), n_sites) > 0
-        over = pushes & (np.bincount(sites, world.power_w, n_sites) > self._roster.export_limit_w * (1 + SITE_SLACK_FRAC) + 50.0)
+        over = pushes & (
+            np.bincount(sites, world.power_w, n_sites) > self._roster.export_limit_w * (1 + SITE_SLACK_FRAC) + 50.0
+        )
         self._over_since_s = np.where(over, self._over_since_s + step_s, 0.0)
         worst = self._over_since_s > SITE_GRACE_S
         if worst.any():

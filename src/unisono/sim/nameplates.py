@@ -66,7 +66,7 @@ def pv(rng: np.random.Generator, size: Floats) -> Columns:
 
 
 def water_heater(rng: np.random.Generator, size: Floats) -> Columns:
-    """Electric tanks: one 4.5 kW element, 50-80 gallons (US DOE residential water heater rule, 10 CFR 430 subpart B)."""
+    """Electric tanks: one 4.5 kW element, 50-80 gallons (US DOE residential water heater rule, 10 CFR 430)."""
     n = size.size
     volume_l = rng.choice([190.0, 227.0, 250.0, 300.0], n, p=[0.55, 0.15, 0.15, 0.15])
     return {
@@ -82,7 +82,7 @@ def water_heater(rng: np.random.Generator, size: Floats) -> Columns:
 
 
 def thermostat(rng: np.random.Generator, size: Floats) -> Columns:
-    """Heat pumps of 2-4 kW behind thermostats; compressors keep 3-5 min on and off (manufacturers' short-cycle locks)."""
+    """Heat pumps of 2-4 kW; compressors stay 3-5 min on and off (manufacturers' short-cycle locks)."""
     power = np.clip(2.9 * size * rng.lognormal(0.0, 0.12, size.size), 2.0, 4.0)
     n = size.size
     return {
@@ -125,7 +125,7 @@ def ev(rng: np.random.Generator, size: Floats) -> Columns:
 
 
 def flex_load(rng: np.random.Generator, size: Floats) -> Columns:
-    """Sheddable parts of commercial sites, 50-500 kW, most of them small (LBNL, California Demand Response Potential Study)."""
+    """Sheddable parts of commercial sites, 50-500 kW, most of them small (LBNL, 2025 California DR Potential Study)."""
     n = size.size
     power = (np.clip(50.0 * (1.0 + rng.pareto(2.6, n)), 50.0, 500.0) / 5.0).round() * 5000.0
     return {
@@ -139,7 +139,7 @@ def flex_load(rng: np.random.Generator, size: Floats) -> Columns:
 
 
 def chp(rng: np.random.Generator, size: Floats) -> Columns:
-    """Small engines of 5-50 kW that run from half to full power (US DOE CHP technology fact sheet: microturbines, engines)."""
+    """Small engines of 5-50 kW that run from half to full power (US DOE, CHP technology fact sheets)."""
     power = rng.choice([5.0, 10.0, 20.0, 30.0, 50.0], size.size, p=[0.2, 0.3, 0.25, 0.15, 0.1]) * 1000.0
     n = size.size
     return {

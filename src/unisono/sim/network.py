@@ -88,7 +88,9 @@ class Network:
         second = np.flatnonzero(doubles[frame])
         due_first = due[frame[first]]
         passed_on = self._is_cloud[gateway[first]]
-        due_first[passed_on] += (self._rng.uniform(*CLOUD_PASSES_ON_S, int(passed_on.sum())) * NS_PER_S).astype(np.int64)
+        due_first[passed_on] += (self._rng.uniform(*CLOUD_PASSES_ON_S, int(passed_on.sum())) * NS_PER_S).astype(
+            np.int64
+        )
         due_second = due[frame[second]] + round(2.5 * NS_PER_S)
         return np.concatenate([first, second]), np.concatenate([due_first, due_second])
 
@@ -108,7 +110,9 @@ class Network:
         if minute != self._minute and self.spec.gateway_outage_interval_h > 0.0:
             self._minute = minute
             chance = 1.0 / (60.0 * self.spec.gateway_outage_interval_h)
-            gone = np.flatnonzero((self._rng.random(self._is_cloud.size) < chance) & ~self._is_cloud & (self._outage_until_ns == 0))
+            gone = np.flatnonzero(
+                (self._rng.random(self._is_cloud.size) < chance) & ~self._is_cloud & (self._outage_until_ns == 0)
+            )
             length_s = self._rng.uniform(0.1, 1.0, gone.size) * self.spec.gateway_outage_s
             self._outage_until_ns[gone] = now_ns + (length_s * NS_PER_S).astype(np.int64)
         return gone, back
@@ -127,7 +131,7 @@ class Network:
 
 
 class Retained:
-    """The last command to each device, as a broker or a gateway's own store keeps it, and brings it again after an outage."""
+    """The last command to each device, as a broker or a gateway keeps it, and brings it again after an outage."""
 
     def __init__(self, n_devices: int) -> None:
         self._command: Whole = np.full((leases.N_COMMAND, n_devices), -1, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,7 +38,8 @@ class Places:
 
 @cache
 def _active_zips(state: str) -> tuple[dict[str, Any], ...]:
-    rows = zipcodes.filter_by(state=state, active=True, zip_code_type="STANDARD")
+    find: Callable[..., list[dict[str, Any]]] = zipcodes.filter_by
+    rows = find(state=state, active=True, zip_code_type="STANDARD")
     return tuple(sorted((row for row in rows if row["lat"] and row["timezone"]), key=lambda row: str(row["zip_code"])))
 
 

@@ -65,7 +65,9 @@ def device_record(roster: Roster, row: int) -> DeviceRecord:
             comfort_low_degc=float(plate.comfort_low_degc[row]),
             comfort_high_degc=float(plate.comfort_high_degc[row]),
         ),
-        opt_outs=(OptOut(start_ns=OPT_OUT_FROM_NS, end_ns=LATEST_NS, reason="owner"),) if roster.is_opted_out[row] else (),
+        opt_outs=(OptOut(start_ns=OPT_OUT_FROM_NS, end_ns=LATEST_NS, reason="owner"),)
+        if roster.is_opted_out[row]
+        else (),
         export_limit_w=float(roster.export_limit_w[site]),
         import_limit_w=float(roster.import_limit_w[site]),
         latitude_deg=float(roster.places.latitude_deg[site]),

@@ -50,7 +50,9 @@ class Region:
         self._source_kind = np.where(is_cloud, int(SourceKind.VENDOR_CLOUD), int(SourceKind.DEVICE)).astype(np.uint8)
         # Constant path delays of readings; a vendor cloud's values are some seconds old when it passes them on.
         rng = np.random.default_rng([spec.seed, 11])
-        self._delay_s: Floats = np.where(is_cloud, rng.uniform(2.0, 10.0, is_cloud.size), rng.uniform(0.05, 0.4, is_cloud.size))
+        self._delay_s: Floats = np.where(
+            is_cloud, rng.uniform(2.0, 10.0, is_cloud.size), rng.uniform(0.05, 0.4, is_cloud.size)
+        )
         self._n_late = 0
 
     @property
@@ -130,44 +132,59 @@ class Region:
         at, gateway = at[fits], gateway[fits]
         if not at.size:
             return
-        renewal = np.vstack([gateway, np.full(at.size, frames.epoch), frames.seq[at], frames.expires_ns[at], np.zeros(at.size, np.int64)])
+        renewal = np.vstack(
+            [
+                gateway,
+                np.full(at.size, frames.epoch),
+                frames.seq[at],
+                frames.expires_ns[at],
+                np.zeros(at.size, np.int64),
+            ]
+        )
         arrives, due = self._network.to_gateways(gateway, now_ns)
         self._renewals.push(renewal[:, arrives], np.zeros(arrives.size), due)
 
     def _bring_commands(self, now_ns: int) -> None:
         command, value, due = self._commands.pop_due(now_ns)
         gateway = command[leases.C_GATEWAY]
-        is_up = self.devices.faults.gateway_is_up[gateway]
-        self._poll_again(self._commands, command, value, gateway, due, ~is_up, leases.C_AT_NS)
+        is_up = self._poll_again(self._commands, (command, value, due), gateway, at_row=leases.C_AT_NS)
         if is_up.any():
             answers = self.devices.receive(command[:, is_up], value[is_up], now_ns - self._start_ns)
             self._push_acks(answers)
 
     def _bring_renewals(self, now_ns: int) -> None:
         renewal, none, due = self._renewals.pop_due(now_ns)
-        is_up = self.devices.faults.gateway_is_up[renewal[0]]
-        self._poll_again(self._renewals, renewal, none, renewal[0], due, ~is_up, 4)
+        is_up = self._poll_again(self._renewals, (renewal, none, due), renewal[0], at_row=4)
         answered, codes = np.flatnonzero(is_up), []
         for at in answered:
             gateway, epoch, seq, expires_ns, _ = (int(x) for x in renewal[:, at])
-            code = self.devices.renew(gateway, epoch, seq, is_expired=int(due[at]) > expires_ns, mono_ns=now_ns - self._start_ns)
+            code = self.devices.renew(
+                gateway, epoch, seq, is_expired=int(due[at]) > expires_ns, mono_ns=now_ns - self._start_ns
+            )
             codes.append(code)
         self.ledger.n_renewals += answered.size
         if answered.size:
             row = np.full(answered.size, -1, np.int64)
             code_column = np.array(codes, np.uint8)
-            self._push_acks(Answers(row, renewal[0][answered], renewal[1][answered], renewal[2][answered], code_column, due[answered]))
+            self._push_acks(
+                Answers(
+                    row, renewal[0][answered], renewal[1][answered], renewal[2][answered], code_column, due[answered]
+                )
+            )
 
     def _poll_again(
-        self, queue: ColumnQueue, columns: Whole, values: Floats, gateway: Whole, due: Whole, down: NDArray[np.bool_], at_column: int
-    ) -> None:
-        """What a dark vendor cloud has not fetched waits for its next poll; what a gateway missed is lost."""
-        waits = down & (self.roster.cloud_of_gateway[gateway] >= 0)
+        self, queue: ColumnQueue, waiting: tuple[Whole, Floats, Whole], gateway: Whole, *, at_row: int
+    ) -> NDArray[np.bool_]:
+        """Return which messages find their gateway up; a dark cloud fetches them later, others' are lost."""
+        columns, values, due = waiting
+        is_up = self.devices.faults.gateway_is_up[gateway]
+        waits = ~is_up & (self.roster.cloud_of_gateway[gateway] >= 0)
         if waits.any():
             later = self._network.next_poll_ns(gateway[waits], due[waits] + NS_PER_S)
             moved = columns[:, waits]
-            moved[at_column] = later
+            moved[at_row] = later
             queue.push(moved, values[waits], later)
+        return is_up
 
     def _push_acks(self, answers: Answers) -> None:
         """Send answers back; only a gateway of many devices says that it can't reach one."""
@@ -175,7 +192,9 @@ class Region:
         arrives = says & (self._network.fate_of_readings(says.size)[0] == 0)
         row, gateway = answers.row[arrives], answers.gateway[arrives]
         due = answers.at_ns[arrives] + (self._network.travel_s(row.size) * NS_PER_S).astype(np.int64)
-        columns = np.vstack([row, gateway, answers.epoch[arrives], answers.seq[arrives], answers.code[arrives], answers.at_ns[arrives]])
+        columns = np.vstack(
+            [row, gateway, answers.epoch[arrives], answers.seq[arrives], answers.code[arrives], answers.at_ns[arrives]]
+        )
         self._acks.push(columns.astype(np.int64), np.zeros(row.size), due)
 
     def _ack_batches(self, now_ns: int) -> list[AckBatch]:
@@ -188,8 +207,10 @@ class Region:
         if of_device.any():
             batches.append(_ack_batch(-1, now_ns, columns[:, of_device]))
         renewals = columns[:, ~of_device]
-        for at in range(renewals.shape[1]):
-            batches.append(_ack_batch(records.gateway_no_of(int(renewals[1, at])), now_ns, renewals[:, at : at + 1]))
+        batches.extend(
+            _ack_batch(records.gateway_no_of(int(renewals[1, at])), now_ns, renewals[:, at : at + 1])
+            for at in range(renewals.shape[1])
+        )
         return batches
 
     def _readings(self, now_ns: int) -> ReadingBatch | None:

@@ -34,8 +34,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     gateway_outage_interval_h: float = 200.0
     gateway_outage_s: float = 60.0
     cloud_poll_s: tuple[float, ...] = (30.0, 45.0, 60.0)
-    drift_ppm_max: float = 50.0
-    clock_offset_s_max: float = 0.2
+    drift_max_ppm: float = 50.0
+    clock_offset_max_s: float = 0.2
 
 
 class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True):
     # Liars, in equal parts: acknowledges and does nothing; frozen telemetry; wrong sign.
     liar_frac: float = 0.02
     skew_frac: float = 0.01
-    skew_s_max: float = 600.0
+    skew_max_s: float = 600.0
     over_deliver_frac: float = 0.01
     over_deliver_factor: float = 1.15
     mute_frac: float = 0.01

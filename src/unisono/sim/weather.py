@@ -69,7 +69,11 @@ def sun_vector(at_s: float, latitude_deg: float, longitude_deg: float) -> tuple[
         + 0.00148 * math.sin(3 * g)
     )
     equation_min = 229.18 * (
-        0.000075 + 0.001868 * math.cos(g) - 0.032077 * math.sin(g) - 0.014615 * math.cos(2 * g) - 0.040849 * math.sin(2 * g)
+        0.000075
+        + 0.001868 * math.cos(g)
+        - 0.032077 * math.sin(g)
+        - 0.014615 * math.cos(2 * g)
+        - 0.040849 * math.sin(2 * g)
     )
     solar_h = (at_s % 86400.0) / 3600.0 + longitude_deg / 15.0 + equation_min / 60.0
     angle, latitude = math.radians(15.0 * (solar_h - 12.0)), math.radians(latitude_deg)
@@ -79,9 +83,9 @@ def sun_vector(at_s: float, latitude_deg: float, longitude_deg: float) -> tuple[
     return east, north, up
 
 
-def clear_global_w_m2(sun_up: float) -> float:
+def clear_global_w_m2(sun_up_frac: float) -> float:
     """Return clear-sky global horizontal irradiance (Haurwitz 1945)."""
-    return 1098.0 * sun_up * math.exp(-0.057 / sun_up) if sun_up > 0.01 else 0.0
+    return 1098.0 * sun_up_frac * math.exp(-0.057 / sun_up_frac) if sun_up_frac > 0.01 else 0.0
 
 
 def read_tmy3(lines: TextIO, name: str) -> TypicalYear:
@@ -143,7 +147,7 @@ def sky_at(now_ns: int, zones: tuple[Zone, ...], year: TypicalYear) -> Sky:
 
 
 def _hour_of_year(local_s: float) -> float:
-    """Return the hour of the year of local solar time, with hour values at their middle; 29 February repeats the 28th."""
+    """Return the hour of the year of local solar time (values stand at the hour's middle; 29 February is the 28th)."""
     local = datetime.fromtimestamp(local_s, UTC)
     day = local.timetuple().tm_yday - 1
     if local.year % 4 == 0 and day >= 59:

@@ -90,7 +90,9 @@ class World:
     def energy_wh(self, technology: Technology) -> Floats:
         """Return the energy stored in each (twin, row) of batteries and cars."""
         assert technology in (Technology.BESS, Technology.EV, Technology.EVSE), "other technologies store heat"
-        at_soc, at_capacity = (battery.SOC, battery.CAPACITY) if technology == Technology.BESS else (vehicle.SOC, vehicle.CAPACITY)
+        at_soc, at_capacity = (
+            (battery.SOC, battery.CAPACITY) if technology == Technology.BESS else (vehicle.SOC, vehicle.CAPACITY)
+        )
         stored: Floats = self.state[technology][at_soc] * self.fixed[technology][at_capacity]
         return stored
 
@@ -100,10 +102,14 @@ class World:
         soc, twin = state[vehicle.SOC, 0], state[vehicle.POWER, 1]
         left_s = session[vehicle.DEPARTS_S] - self.now_ns / NS_PER_S - hold_s
         spare_h = left_s / 3600.0 / vehicle.READY_MARGIN
-        needed_h = (fixed[vehicle.TARGET] - soc) * fixed[vehicle.CAPACITY] / (fixed[vehicle.P_CHARGE] * fixed[vehicle.ETA])
+        needed_h = (
+            (fixed[vehicle.TARGET] - soc) * fixed[vehicle.CAPACITY] / (fixed[vehicle.P_CHARGE] * fixed[vehicle.ETA])
+        )
         stored = np.maximum(0.0, soc - fixed[vehicle.RESERVE]) * fixed[vehicle.CAPACITY] * fixed[vehicle.ETA]
         out = np.minimum(fixed[vehicle.P_DISCHARGE], stored / (hold_s / 3600.0))
-        may_wait = (state[vehicle.CONNECTED, 0] > 0.0) & (spare_h - out * hold_s / 3600.0 / fixed[vehicle.P_CHARGE] > needed_h)
+        may_wait = (state[vehicle.CONNECTED, 0] > 0.0) & (
+            spare_h - out * hold_s / 3600.0 / fixed[vehicle.P_CHARGE] > needed_h
+        )
         up: Floats = np.where(may_wait, np.maximum(0.0, out - twin), 0.0)
         return up
 
@@ -145,6 +151,8 @@ class World:
                     # A managed charger does not know its car's state of charge.
                     self.soc_frac[rows_of[t]] = np.where(here, self.state[t][vehicle.SOC, 0], np.nan)
         if Technology.WATER_HEATER in rows_of:
-            self.temperature_degc[rows_of[Technology.WATER_HEATER]] = self.state[Technology.WATER_HEATER][water.UPPER, 0]
+            self.temperature_degc[rows_of[Technology.WATER_HEATER]] = self.state[Technology.WATER_HEATER][
+                water.UPPER, 0
+            ]
         if Technology.THERMOSTAT in rows_of:
             self.temperature_degc[rows_of[Technology.THERMOSTAT]] = self.state[Technology.THERMOSTAT][house.AIR, 0]

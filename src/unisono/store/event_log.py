@@ -23,6 +23,7 @@ from unisono.store.tables.records import EVENT_LOG
 _WRITER_LOCK: Final = 7_233_003
 _GENESIS: Final = bytes(32)
 _ENTRIES_PER_READ: Final = 5000
+_SAID: Final = ("seq", *LogEntry.__struct_fields__)
 _COLUMNS: Final = tuple(column.name for column in EVENT_LOG.c)
 _C = EVENT_LOG.c
 
@@ -108,7 +109,11 @@ def _check(row: Any, seq: int, prev: bytes) -> None:
     canon = bytes(row.canon)
     if bytes(row.prev) != prev or bytes(row.hash) != hashlib.sha256(prev + canon).digest():
         raise DamagedRecord("event log", f"entry {seq} does not match its hash")
-    said, shown = msgspec.json.decode(canon), row._asdict()
-    for name, hashed in said.items():
-        if shown[name] != hashed:
+    try:
+        said = msgspec.json.decode(canon, type=dict[str, Any])
+    except msgspec.DecodeError as wrong:
+        raise DamagedRecord("event log", f"entry {seq} can't be read: {wrong}") from wrong
+    shown = row._asdict()
+    for name in _SAID:
+        if name not in said or shown[name] != said[name]:
             raise DamagedRecord("event log", f"entry {seq}: {name} is not what was hashed")

@@ -41,14 +41,6 @@ def opt_outs(connection: Connection, organisation_id: str, device_no: int, after
     return connection.execute(query).mappings().all()
 
 
-def device_ids_of_reference(connection: Connection, organisation_id: str, partner_reference: str) -> list[str]:
-    """Return the id of the device that the organisation calls so, or nothing."""
-    query = select(DEVICE.c.device_id).where(
-        DEVICE.c.organisation_id == organisation_id, DEVICE.c.partner_reference == partner_reference
-    )
-    return list(connection.execute(query).scalars())
-
-
 def sites(connection: Connection, organisation_id: str, *, after: int, limit: int) -> Sequence[RowMapping]:
     """Return sites in order of site_no, each with its number of devices that are not retired."""
     query = _site_query().where(SITE.c.organisation_id == organisation_id, SITE.c.site_no > after)

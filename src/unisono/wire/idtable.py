@@ -157,9 +157,7 @@ class IdTable:
         self._insert(starts, lengths, values)
 
     def _insert(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], values: NDArray[np.int32]) -> None:
-        _insert(
-            self.pool, starts, lengths, values, self.hashes, self.starts, self.lengths, self.values, self.pool
-        )
+        _insert(self.pool, starts, lengths, values, self.hashes, self.starts, self.lengths, self.values, self.pool)
 
 
 def _joined(ids: Sequence[str]) -> tuple[Bytes, NDArray[np.int64], NDArray[np.int64]]:

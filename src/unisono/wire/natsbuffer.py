@@ -2,7 +2,8 @@
 
 Takes ``u.<gateway>.<device>.t`` messages with the plain keys of ``telemetry``; costs some 500 ns a reading with both
 ids looked up, where an object per message costs 7,000 (measured). Anything that surprises it (another subject, an
-escape, an exponent, nesting, an unknown key, more than 15 digits) is handed out as a ``Spill`` for the msgspec path, which decides.
+escape, an exponent, nesting, an unknown key, more than 15 digits) is handed out as a ``Spill`` for the msgspec path,
+which decides.
 
 Protocol: docs.nats.io/reference/reference-protocols/nats-protocol. nats-server puts a header ``Nmqtt-Pub:0`` (its QoS)
 on what came by MQTT; what came with QoS 1 is skipped, because the durable consumer of ``$MQTT_msgs`` brings it.

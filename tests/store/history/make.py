@@ -12,7 +12,9 @@ DAY = 20_777
 DAY_NS = DAY * 86_400_000_000_000
 
 
-def readings(rng: np.random.Generator, n: int, *, n_devices: int = 40, start_ns: int = DAY_NS, span_s: int = 86_400) -> ReadingBatch:
+def readings(
+    rng: np.random.Generator, n: int, *, n_devices: int = 40, start_ns: int = DAY_NS, span_s: int = 86_400
+) -> ReadingBatch:
     """Return n readings at random instants of a span, in random order; a tenth of the powers is missing."""
     measured_ns = start_ns + rng.integers(0, span_s * 1000, n) * 1_000_000
     power_w = np.round(rng.normal(0, 2000, n)).astype(np.float32)

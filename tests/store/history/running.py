@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from unisono.engines.nats import NatsEngine, NatsEndpoints
+from unisono.engines.nats import NatsEndpoints, NatsEngine
 from unisono.engines.postgres import PostgresEngine
 from unisono.store.database import Database, open_database
 from unisono.store.migrate import migrate

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import fs
-
 from tests.store.history.make import DAY, DAY_NS, readings, rows
+
 from unisono.base.errors import DamagedRecord, InvalidInput
 from unisono.store.history import files, intake
 from unisono.store.history.kinds import NS_PER_DAY, READINGS
@@ -47,13 +47,17 @@ def test_the_same_rows_make_the_same_file_in_whatever_order_they_came(tmp_path: 
     assert files.write_file(store, place("a"), table).sha256 == files.write_file(store, place("b"), shuffled).sha256
 
 
-def test_devices_and_ranges_of_devices_are_found_over_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_and_ranges_of_devices_are_found_over_many_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "ROW_GROUP_ROWS", 100)
     store = open_store(str(tmp_path))
     table = intake.readings_table([readings(np.random.default_rng(5), 3000)])
     path = files.write_file(store, place(), table).path
     device_no = table.column("device_no").to_numpy()
-    assert rows(files.read_devices(store, READINGS, path, [7, 31])) == rows(table.filter(pa.array(np.isin(device_no, [7, 31]))))
+    assert rows(files.read_devices(store, READINGS, path, [7, 31])) == rows(
+        table.filter(pa.array(np.isin(device_no, [7, 31])))
+    )
     inside = pa.array((device_no >= 10) & (device_no < 13))
     assert rows(files.read_device_range(store, READINGS, path, 10, 13)) == rows(table.filter(inside))
     assert files.read_devices(store, READINGS, path, [99]).num_rows == 0
@@ -78,9 +82,14 @@ def test_a_column_added_later_is_missing_in_old_files_and_needs_no_rewrite(tmp_p
 
 def test_nothing_is_seen_of_a_file_whose_writing_failed(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    with pytest.raises(ValueError, match="halfway"), store.writing("readings/x.parquet") as sink:
-        sink.write(b"some")
-        raise ValueError("halfway")
+
+    def fail() -> None:
+        with store.writing("readings/x.parquet") as sink:
+            sink.write(b"some")
+            raise ValueError("halfway")
+
+    with pytest.raises(ValueError, match="halfway"):
+        fail()
     assert store.paths() == []
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from tests.store.history.make import DAY, DAY_NS, readings, rows
 from tests.store.history.running import Records, running_records
+
 from unisono.base.errors import Conflict, DamagedRecord, InvalidInput, TooMany
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.store.database import Database
@@ -45,7 +45,9 @@ def store(tmp_path: Path) -> ObjectStore:
     return open_store((tmp_path / "history").as_uri())
 
 
-def keep(database: Database, store: ObjectStore, batches: Sequence[Batch], first: int, last: int, consumer: str = "r") -> None:
+def keep(
+    database: Database, store: ObjectStore, batches: Sequence[Batch], first: int, last: int, consumer: str = "r"
+) -> None:
     segment = Segment(consumer, "mark", first, last, tuple((0, batch) for batch in batches))
     files = write_segment(store, segment)
     with database.begin() as connection:
@@ -178,10 +180,18 @@ def test_a_span_that_was_kept_is_not_kept_again(database: Database, store: Objec
     assert all_rows(database, store, READINGS).num_rows == 100
 
 
-def test_the_command_log_has_answers_and_counts_what_is_in_file_and_tail_once(database: Database, store: ObjectStore) -> None:
+def test_the_command_log_has_answers_and_counts_what_is_in_file_and_tail_once(
+    database: Database, store: ObjectStore
+) -> None:
     acks = AckBatch.of_columns(
         {"gateway_no": 1, "known_ns": DAY_NS + 5_000_000_000},
-        {"device_no": [4, 4], "epoch": [3, 3], "seq": [115, 115], "code": [1, 0], "answered_ns": [DAY_NS + 4_500_000_000] * 2},
+        {
+            "device_no": [4, 4],
+            "epoch": [3, 3],
+            "seq": [115, 115],
+            "code": [1, 0],
+            "answered_ns": [DAY_NS + 4_500_000_000] * 2,
+        },
     )
     keep(database, store, [frames(1), frames(2)], 1, 2, consumer="commands")
     keep(database, store, [acks], 1, 1)
@@ -270,7 +280,9 @@ def test_a_late_handful_does_not_rewrite_a_large_day(database: Database, store: 
     assert compaction.choose(files, CompactionPolicy(rows_max=15)) == []
 
 
-def test_what_is_too_old_leaves_and_the_disk_follows_later(database: Database, store: ObjectStore, tmp_path: Path) -> None:
+def test_what_is_too_old_leaves_and_the_disk_follows_later(
+    database: Database, store: ObjectStore, tmp_path: Path
+) -> None:
     keep(database, store, [readings(np.random.default_rng(19), 50)], 1, 1)
     orphan = tmp_path / "history/readings/left-over.parquet"
     orphan.write_bytes(b"never came into the manifest")

@@ -7,10 +7,9 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
+from hypothesis import given, strategies as st
 from tests.store.history.make import DAY_NS, readings, rows
+
 from unisono.model.batches import ReadingBatch
 from unisono.model.technology import ReadingKind, SourceKind
 from unisono.store.history import intake, rollup

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from unisono.api.problems import field_path, plain_value
@@ -33,7 +33,7 @@ Efficiency = Annotated[float, BeforeValidator(_number), Field(ge=0.3, le=1, allo
 LineSeconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=604_800, allow_inf_nan=False)]
 Temperature = Annotated[float, BeforeValidator(_number), Field(ge=-40, le=100, allow_inf_nan=False)]
 
-LINE_EXAMPLE: Final = {
+LINE_EXAMPLE: Final[dict[str, JsonValue]] = {
     "partner_reference": "home-17/battery", "asset_type": "bess", "zip": "97214", "site_reference": "home-17",
     "gateway_reference": "gw-3", "vendor": "acme", "carrier": "cellco", "node_path": "pdx/sub-2/feeder-7/t-41",
     "max_discharge_kw": 7.6, "max_charge_kw": 5.0, "capacity_kwh": 13.5, "telemetry_period_s": 10,
@@ -74,9 +74,9 @@ class EnrolmentLine(Asked):
     zip: Zip
     site_reference: Text | None = Field(default=None, description="Devices with the same one share a site.")
     gateway_reference: Text | None = Field(default=None, description="Devices with the same one share a gateway.")
-    vendor: Annotated[str, Field(max_length=100)] = ""
-    carrier: Annotated[str, Field(max_length=100)] = ""
-    node_path: Annotated[str, Field(max_length=200)] = Field(default="", description="zone/substation/feeder/transformer")
+    vendor: Text | Literal[""] = ""
+    carrier: Text | Literal[""] = ""
+    node_path: Text | Literal[""] = Field(default="", description="zone/substation/feeder/transformer")
     latitude_deg: Annotated[float, BeforeValidator(_number), Field(ge=-90, le=90, allow_inf_nan=False)] | None = None
     longitude_deg: Annotated[float, BeforeValidator(_number), Field(ge=-180, le=180, allow_inf_nan=False)] | None = None
     max_discharge_kw: PowerKw | None = Field(default=None, description="Largest power into the grid; default 0.")
@@ -104,6 +104,7 @@ class EnrolmentLine(Asked):
     merit_usd_per_kwh: Annotated[float, BeforeValidator(_number), Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
     site_export_limit_kw: PowerKw | None = None
     site_import_limit_kw: PowerKw | None = None
+    interconnection_status: Literal["none", "applied", "approved", "permitted", "suspended"] = "none"
     lifecycle: Literal["declared", "commissioning", "active"] = "declared"
     link: Literal["mqtt", "http"] = "mqtt"
 
@@ -165,10 +166,10 @@ def parse_line(text: bytes) -> EnrolmentLine:
         raise InvalidInput(field_path(first["loc"]) or "line", value, first["msg"]) from wrong
 
 
-def line_of_asset(asset: Asset, partner_reference: str) -> EnrolmentLine:
+def line_of_asset(asset: Asset) -> EnrolmentLine:
     """Return an asset of a new portfolio as a line: declared, with a site of its own, without a gateway."""
     return EnrolmentLine(
-        partner_reference=partner_reference,
+        partner_reference=asset.partner_reference or "(none)",
         asset_type=asset.asset_type,
         zip=asset.zip,
         max_discharge_kw=asset.max_discharge_kw,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import zipcodes
 
@@ -36,6 +37,11 @@ def place_of_zip(code: str, field: str = "zip") -> Place:
 def _places() -> dict[str, Place]:
     return {
         row["zip_code"]: Place(row["zip_code"], row["timezone"], float(row["lat"]), float(row["long"]))
-        for row in zipcodes.list_all()
+        for row in _rows()
         if row["timezone"] and row["lat"] and row["long"]
     }
+
+
+def _rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = zipcodes.list_all()  # type: ignore[no-untyped-call]
+    return rows

@@ -16,7 +16,7 @@ from unisono.api.schemas.types import Page, instant_text
 from unisono.base.errors import Forbidden, InvalidInput
 from unisono.base.ids import check_id
 from unisono.base.instants import format_rfc3339
-from unisono.store import keys, organisations
+from unisono.store import keys, listings, organisations
 
 router = APIRouter(prefix="/v1", tags=["administration"], responses=PROBLEM_RESPONSES)
 
@@ -54,7 +54,7 @@ async def list_keys(
     """Keys of the caller's organisation, oldest first; revoked ones stay in the list."""
     after = decode_cursor(cursor, str)
     found = await context.run(
-        lambda connection: keys.listed(connection, caller.organisation_id, after=after, limit=limit + 1)
+        lambda connection: listings.keys(connection, caller.organisation_id, after=after, limit=limit + 1)
     )
     more = encode_cursor(found[limit - 1].key_id) if len(found) > limit else None
     return Page(items=[present.key(key) for key in found[:limit]], next_cursor=link_next(request, response, more))

@@ -31,9 +31,9 @@ from unisono.model.queries import DevicePage, DeviceQuery, DeviceStates
 from unisono.model.technology import TECHNOLOGY_OF_ASSET_TYPE, AckCode, CommandKind, Lifecycle, Trust
 from unisono.model.totals import DeviceState
 from unisono.services.picture import ask
-from unisono.store import devices, portfolios, views
-from unisono.store.devices import DeviceChoice, StoredDevice
+from unisono.store import devices, listings, portfolios, views
 from unisono.store.identity import fresh_id, shard_of_site
+from unisono.store.listings import DeviceChoice, StoredDevice
 
 router = APIRouter(prefix="/v1", tags=["devices"], responses=PROBLEM_RESPONSES)
 
@@ -60,19 +60,15 @@ async def list_devices(
         technology=None if asset_type is None else int(TECHNOLOGY_OF_ASSET_TYPE[asset_type]),
         lifecycle=None if lifecycle is None else int(Lifecycle[lifecycle.upper()]),
         vendor=vendor, node_path_prefix=node_path_prefix, site_id=site_id, gateway_id=gateway_id,
-        portfolio_id=portfolio_id,
+        portfolio_id=portfolio_id, partner_reference=partner_reference,
     )  # fmt: skip
     now_ns = context.clock.wall_ns()
 
-    def work(connection: Connection) -> list[StoredDevice]:
-        if partner_reference is not None:
-            found = views.device_ids_of_reference(connection, caller.organisation_id, partner_reference)
-            return [devices.get(connection, caller.organisation_id, device_id, now_ns) for device_id in found]
-        return devices.listed(
-            connection, caller.organisation_id, now_ns, choice, after_no=after, limit=limit + 1
+    found = await context.run(
+        lambda connection: listings.devices(
+            connection, caller.organisation_id, now_ns, choice, after=after, limit=limit + 1
         )
-
-    found = await context.run(work)
+    )
     more = encode_cursor(found[limit - 1].record.device_no) if len(found) > limit else None
     return Page(items=[present.device(one) for one in found[:limit]], next_cursor=link_next(request, response, more))
 
@@ -116,8 +112,8 @@ async def get_device(device_id: str, caller: Reader, context: Context) -> Device
     check_id("device", device_id, "device_id")
 
     def work(connection: Connection) -> tuple[StoredDevice, list[str]]:
-        found = devices.get(connection, caller.organisation_id, device_id, now_ns)
-        return found, portfolios.of_device(connection, caller.organisation_id, found.record.device_no)
+        found = listings.device(connection, caller.organisation_id, device_id, now_ns)
+        return found, listings.portfolio_ids_of_device(connection, caller.organisation_id, found.record.device_no)
 
     found, portfolio_ids = await context.run(work)
     state, reason = await _state_of(context, found)
@@ -136,7 +132,7 @@ async def change_lifecycle(
         now_ns = context.clock.wall_ns()
         lifecycle = Lifecycle[asked.lifecycle.upper()]
         devices.set_lifecycle(connection, caller.organisation_id, [device_id], lifecycle, now_ns)
-        return present.device(devices.get(connection, caller.organisation_id, device_id, now_ns))
+        return present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
 
     return await Once(context, caller, request, idempotency_key).answer(work, status=200)
 
@@ -260,7 +256,7 @@ async def _device_and_window(
         raise InvalidInput("end", format_rfc3339(end_ns), f"must be after start ({format_rfc3339(start_ns)})")
     if end_ns - start_ns > LOG_MAX_S * NS_PER_S:
         raise InvalidInput("start", format_rfc3339(start_ns), f"must be at most {LOG_MAX_S // 86_400} days before end")
-    found = await context.run(lambda connection: devices.get(connection, caller.organisation_id, device_id, now_ns))
+    found = await context.run(lambda connection: listings.device(connection, caller.organisation_id, device_id, now_ns))
     return found, (start_ns, end_ns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import Connection
 
@@ -32,9 +33,9 @@ from unisono.api.schemas.types import Page
 from unisono.base.errors import InvalidInput, NotFound
 from unisono.base.ids import check_id
 from unisono.model.technology import TECHNOLOGY_OF_ASSET_TYPE, Lifecycle
-from unisono.store import devices, enrolment, portfolios, views
-from unisono.store.devices import DeviceChoice
+from unisono.store import devices, enrolment, listings, portfolios, views
 from unisono.store.enrolment import NewDevice
+from unisono.store.listings import DeviceChoice
 
 router = APIRouter(prefix="/v1/vpp/portfolios", tags=["portfolios"], responses=PROBLEM_RESPONSES)
 
@@ -84,7 +85,7 @@ async def list_portfolios(
     """In the order in which they were made."""
     after = decode_cursor(cursor, int)
     found = await context.run(
-        lambda connection: portfolios.listed(connection, caller.organisation_id, after, limit + 1)
+        lambda connection: listings.portfolios(connection, caller.organisation_id, after=after, limit=limit + 1)
     )
     more = encode_cursor(found[limit - 1].portfolio_no) if len(found) > limit else None
     return Page(items=[present.portfolio(one) for one in found[:limit]], next_cursor=link_next(request, response, more))
@@ -165,7 +166,8 @@ def _declared(assets: Sequence[Asset]) -> list[NewDevice]:
     new, found = [], []
     for at, asset in enumerate(assets):
         try:
-            new.append(new_device(line_of_asset(asset), seed=b""))
+            device = new_device(line_of_asset(asset), seed=b"")
+            new.append(msgspec.structs.replace(device, partner_reference=asset.partner_reference or ""))
         except InvalidInput as wrong:
             found.append(InvalidInput(f"assets[{at}].{wrong.field}", wrong.value, wrong.rule))
     references = [asset.partner_reference for asset in assets if asset.partner_reference]
@@ -190,7 +192,7 @@ def _member_nos(
         raise InvalidInput(f"{field}[{ids[unknown.ref]}]", unknown.ref, rule) from unknown
     for member in members:
         if isinstance(member, DeviceFilter):
-            found.update(devices.chosen(connection, caller.organisation_id, _choice(member)))
+            found.update(listings.device_nos(connection, caller.organisation_id, _choice(member)))
     return sorted(found)
 
 
@@ -202,4 +204,5 @@ def _choice(asked: DeviceFilter) -> DeviceChoice:
         node_path_prefix=asked.node_path_prefix,
         portfolio_id=asked.portfolio_id,
         every_nth=asked.every_nth or 1,
+        with_retired=False,
     )

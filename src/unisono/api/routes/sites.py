@@ -16,7 +16,7 @@ from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.api.schemas.fleet import Gateway, GatewaySecret, Site
 from unisono.api.schemas.types import Page
 from unisono.base.ids import check_id
-from unisono.store import gateways, keys, views
+from unisono.store import gateways, keys, listings, views
 
 router = APIRouter(prefix="/v1", tags=["sites and gateways"], responses=PROBLEM_RESPONSES)
 
@@ -50,7 +50,7 @@ async def list_gateways(
     """Gateways of the organisation, in the order in which they were enrolled."""
     after = decode_cursor(cursor, int)
     found = await context.run(
-        lambda connection: gateways.listed(connection, caller.organisation_id, after, limit + 1)
+        lambda connection: listings.gateways(connection, caller.organisation_id, after=after, limit=limit + 1)
     )
     more = encode_cursor(found[limit - 1].record.gateway_no) if len(found) > limit else None
     return Page(items=[present.gateway(one) for one in found[:limit]], next_cursor=link_next(request, response, more))
@@ -61,7 +61,7 @@ async def get_gateway(gateway_id: str, caller: Reader, context: Context) -> Gate
     """A gateway, without its secret."""
     check_id("gateway", gateway_id, "gateway_id")
     return present.gateway(
-        await context.run(lambda connection: gateways.get(connection, caller.organisation_id, gateway_id))
+        await context.run(lambda connection: listings.gateway(connection, caller.organisation_id, gateway_id))
     )
 
 
@@ -92,6 +92,6 @@ async def revoke_gateway(gateway_id: str, caller: Enroller, context: Context) ->
 
     def work(connection: Connection) -> Gateway:
         gateways.revoke(connection, caller.organisation_id, gateway_id, context.clock.wall_ns())
-        return present.gateway(gateways.get(connection, caller.organisation_id, gateway_id))
+        return present.gateway(listings.gateway(connection, caller.organisation_id, gateway_id))
 
     return await context.run(work)

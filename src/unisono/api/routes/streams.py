@@ -30,7 +30,7 @@ EVENTS_POLL_S: Final = 1.0
 STREAMS_MAX: Final = 200
 EVENTS_PER_POLL: Final = 500
 
-_SSE_EXAMPLE = {
+_SSE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "Server-sent events without an end.",
         "content": {"text/event-stream": {"example": 'event: status\nid: 17\ndata: {"dispatchable_capacity_kw": 5200.0}\n\n'}},

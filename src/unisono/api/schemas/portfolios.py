@@ -94,7 +94,7 @@ class DeclaredAsset(BaseModel):
 
     device_id: str = Field(examples=[DEVICE_EXAMPLE])
     site_id: str
-    partner_reference: str
+    partner_reference: str | None
     asset_type: str
     lifecycle: str = Field(examples=["declared"])
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.brain.dispatch.members import FREE, MEMBERS, Members
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
@@ -23,12 +23,12 @@ WATER_STEPS_MAX: Final = 80
 KEEP_FRAC: Final = 0.5
 
 
-@kernel()
+@part
 def _is_store(row: int, nameplate: Nameplate, picture: Picture) -> bool:
     return bool(nameplate.energy_capacity_wh[row] > 0.0 and not math.isnan(picture.soc_frac[row]))
 
 
-@kernel()
+@part
 def _poured_w(level: float, sign: int, k: int, members: Members, nameplate: Nameplate, picture: Picture) -> float:
     """Return what a store gives so that it reaches the level in an hour, within its reach."""
     row = members.row[k]
@@ -36,7 +36,7 @@ def _poured_w(level: float, sign: int, k: int, members: Members, nameplate: Name
     return min(max(above_frac * nameplate.energy_capacity_wh[row], 0.0), float(members.reach_w[k]))
 
 
-@kernel()
+@part
 def _water_level(goal_w: float, sign: int, members: Members, nameplate: Nameplate, picture: Picture) -> float:
     """Return the state of charge at which the stores together give ``goal_w``; may lie outside 0..1."""
     # At `full` every store gives its whole reach, at `none` nothing does.
@@ -73,7 +73,7 @@ def _water_level(goal_w: float, sign: int, members: Members, nameplate: Nameplat
     return sign * level
 
 
-@kernel()
+@part
 def _switch_in_order(goal_w: float, members: Members, nameplate: Nameplate) -> float:
     """Call on-off devices in merit order up to ``goal_w``; return what is left of it."""
     left_w = goal_w
@@ -88,7 +88,7 @@ def _switch_in_order(goal_w: float, members: Members, nameplate: Nameplate) -> f
     return left_w
 
 
-@kernel()
+@part
 def _allowed_share(share_w: float, sign: int, k: int, members: Members, nameplate: Nameplate) -> float:
     """Return the nearest share that the device can run at: not between 0 W and its least power."""
     row = members.row[k]

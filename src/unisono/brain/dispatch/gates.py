@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import I8, LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
 from unisono.fleet.table import FleetTable
 
@@ -27,7 +27,7 @@ ROUNDING_W: Final = 1.0
 _I8: Final = types.Array(types.int64, 1, "C")
 
 
-@kernel()
+@part
 def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases, counts: I8) -> None:
     """Trim one wanted setpoint to rating, state of charge and ramp."""
     wanted_w = float(leases.wanted_w[row])
@@ -54,7 +54,7 @@ def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Pictur
     leases.wanted_w[row] = math.floor(trimmed_w) if trimmed_w > 0.0 else math.ceil(trimmed_w)
 
 
-@kernel()
+@part
 def _planned_w(row: int, leases: Leases) -> float:
     """Return where the device will be: as wanted, else where it is expected."""
     if leases.wanted_no[row] >= 0:
@@ -62,7 +62,7 @@ def _planned_w(row: int, leases: Leases) -> float:
     return 0.0 if math.isnan(leases.expected_w[row]) else float(leases.expected_w[row])
 
 
-@kernel()
+@part
 def _trim_site(row: int, over_w: float, change_w: float, sign: int, nameplate: Nameplate, leases: Leases) -> bool:
     """Take the device's part of what its site has too much back towards its reference; an on-off device is refused."""
     mine_w = sign * (leases.wanted_w[row] - leases.wanted_reference_w[row])

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import F4, F8, I4, LEASES, NAMEPLATE, PICTURE, SLOTS, U1, Leases, Nameplate, Picture, Slots
 from unisono.fleet.trust import settle_s
 
@@ -115,7 +115,7 @@ MEMBERS: Final = numba.typeof(_empty_members())
 _F8: Final = types.Array(types.float64, 1, "C")
 
 
-@kernel()
+@part
 def _reference_now_w(members: Members, k: int, nameplate: Nameplate, picture: Picture) -> float:
     """Return the frozen reference; a PV's follows the clear sky."""
     row = members.row[k]
@@ -127,19 +127,19 @@ def _reference_now_w(members: Members, k: int, nameplate: Nameplate, picture: Pi
     return reference_w
 
 
-@kernel()
+@part
 def _answer_s(nameplate: Nameplate, row: int) -> float:
     return max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
 
 
-@kernel()
+@part
 def _is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
     """Return whether there is evidence that the device still holds its lease."""
     heard_ns = leases.heard_mono_ns[row]
     return bool(heard_ns >= 0 and (mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
 
 
-@kernel()
+@part
 def _mode(
     members: Members, k: int, sign: int, dispatch_no: int, mono_ns: int, nameplate: Nameplate, picture: Picture,
     leases: Leases, sums: F8,
@@ -178,7 +178,7 @@ def _mode(
     return FREE
 
 
-@kernel()
+@part
 def _end_w(bound_w: float, sign: int, least_w: float, reference_w: float) -> float:
     """Return the last power before the bound at which the device can run: not between 0 W and its least power."""
     if abs(bound_w) >= least_w or bound_w == 0.0:
@@ -188,7 +188,7 @@ def _end_w(bound_w: float, sign: int, least_w: float, reference_w: float) -> flo
     return -sign * least_w if sign * reference_w <= -least_w else reference_w
 
 
-@kernel()
+@part
 def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture: Picture) -> float:
     """Return how far the device can go from its reference in the dispatch's direction."""
     row = members.row[k]
@@ -210,14 +210,14 @@ def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture:
     return reach_w if reach_w >= worth_w else 0.0
 
 
-@kernel()
+@part
 def _default_w(nameplate: Nameplate, row: int, reference_w: float, held_w: float) -> float:
     """Return the change that a device shows once its lease has run out."""
     fallback = nameplate.fallback[row]
     return -reference_w if fallback == 1 else held_w if fallback == 2 else 0.0
 
 
-@kernel()
+@part
 def _credit(
     members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases
 ) -> tuple[float, float]:
@@ -250,7 +250,7 @@ def _credit(
     return _default_w(nameplate, row, reference_w, held_w), doubt_w * doubt_w + sd_w * sd_w
 
 
-@kernel()
+@part
 def _leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
     """Return what a device that was let go still delivers because it has not heard of it."""
     row = members.row[k]
@@ -263,7 +263,7 @@ def _leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, pi
     return change_w if is_silent and _is_alive(nameplate, leases, row, mono_ns) else 0.0
 
 
-@kernel()
+@part
 def _count_held(
     members: Members, k: int, nameplate: Nameplate, slots: Slots, picture: Picture, leases: Leases, sums: F8
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import F4, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
 # What a technology can be relied on for, index Technology. Until a fleet's own record is there these are priors: a
@@ -26,7 +26,7 @@ _F4 = types.Array(types.float32, 1, "C")
 _F8 = types.Array(types.float64, 1, "C")
 
 
-@kernel()
+@part
 def _share_of_hold(holds_s: float, hold_s: float) -> float:
     """Return how much of the hold the device lasts, as a share of its power: it can be called on for less, but longer."""
     return 1.0 if holds_s >= hold_s else max(0.0, holds_s / hold_s) if math.isfinite(holds_s) else 1.0

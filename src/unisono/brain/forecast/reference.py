@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import kernel, part
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
 _PV, _BESS, _EV, _EVSE, _WATER_HEATER, _THERMOSTAT = 1, 2, 3, 4, 5, 6
@@ -34,7 +34,7 @@ WEIGHT_OF_AN_HOUR: Final = 0.283
 SHRINK_FRAC: Final = 0.5
 
 
-@kernel()
+@part
 def _mean_w(nameplate: Nameplate, picture: Picture, row: int) -> float:
     """Return the mean that stands for the device's near future."""
     mean_w = float(picture.mean_w[row])

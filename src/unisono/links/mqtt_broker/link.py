@@ -80,9 +80,7 @@ class MqttBrokerLink:
         self._intake = intake
         self._send = send
         self._clock = clock
-        self._raw = RawSubscriber(
-            settings.nats, reception.identity, self._on_scan, subject="u.>", group=settings.group
-        )
+        self._raw = RawSubscriber(settings.nats, reception.identity, self._on_scan, subject="u.>", group=settings.group)
         self._kept = KeptReader(streams, self._take)
         self._spilled: asyncio.Queue[list[tuple[UpName, bytes]]] = asyncio.Queue(maxsize=256)
         self.n_spills_dropped = 0

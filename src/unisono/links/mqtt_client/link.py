@@ -82,6 +82,8 @@ class MqttClientLink:
         self._clock = clock
         self._waiting: deque[Arrived] = deque(maxlen=WAITING_MAX)
         self.n_dropped = 0
+        # Set when the broker has confirmed our subscriptions for the first time.
+        self.has_subscribed = asyncio.Event()
         self._client = self._new_client()
 
     @property
@@ -113,6 +115,7 @@ class MqttClientLink:
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         return client
 
     async def _stay_connected(self) -> None:
@@ -137,6 +140,13 @@ class MqttClientLink:
     def _on_connect(self, client: gmqtt.Client, flags: int, code: int, properties: Any) -> None:
         log.info("broker %s:%d has us", self._settings.host, self._settings.port)
         client.subscribe([gmqtt.Subscription(topic, qos=1) for topic in TOPICS])
+
+    def _on_subscribe(self, client: gmqtt.Client, mid: int, qos: tuple[int, ...], properties: Any) -> None:
+        refused = [code for code in qos if code >= 128]
+        if refused:
+            host, port = self._settings.host, self._settings.port
+            log.error("broker %s:%d refuses %d of our subscriptions", host, port, len(refused))
+        self.has_subscribed.set()
 
     def _on_disconnect(self, client: gmqtt.Client, packet: Any, exc: Exception | None = None) -> None:
         log.warning("broker %s:%d lost: %s", self._settings.host, self._settings.port, exc)

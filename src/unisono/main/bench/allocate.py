@@ -1,8 +1,8 @@
-"""A target split over a million devices in merit order, on-off devices among them, into shares.
+"""A target split over a million devices in merit order, on-off devices among them.
 
-The reference is the plain twin in numpy for continuous devices: running sums in the same order. Checked against a loop
-in plain Python over a part of the fleet, and on the whole fleet: nobody beyond its reach, on-off devices all or nothing,
-the sum within one on-off device of the target.
+The reference is the plain twin in numpy for continuous devices: running sums in the same order. Checked against it,
+against a loop in plain Python over a part of the fleet, and on the whole fleet: nobody beyond its reach, on-off devices
+all or nothing, what was given and what was left adding up.
 """
 
 from __future__ import annotations

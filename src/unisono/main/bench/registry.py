@@ -10,9 +10,7 @@ from unisono.main.bench.figures import BenchResult
 
 # name -> what it measures; the module has the same name.
 BENCHES: Final = {
-    "totals": "power, up, down and trust of a million devices, summed over overlapping portfolios",
     "allocate": "a target split into a million setpoints",
-    "scenario": "one day of 10,000 devices, 4 s cycles, with events and faults, twice from one seed",
 }
 
 

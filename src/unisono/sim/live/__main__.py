@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from unisono.base.errors import UnisonoError
-from unisono.sim.live.run import make_region
+from unisono.sim.live.run import LiveRegion, make_region
 from unisono.sim.live.settings import read_settings
 
 # A list of all device numbers to watch is some 70 kB.
@@ -41,7 +41,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     try:
         region = make_region(read_settings(parser.parse_args().config), _RealClock(), _say)
-        asyncio.run(_live(region.run(_orders())))
+        asyncio.run(_live(region))
     except UnisonoError as wrong:
         _say({"phase": "failed", "error": str(wrong)})
         return 1
@@ -51,14 +51,16 @@ def main() -> int:
     return 0
 
 
-async def _live(running: Any) -> None:
-    """Run it; a terminate signal ends it as the order to stop does, but without the dump."""
-    task = asyncio.ensure_future(running)
+async def _live(region: LiveRegion) -> None:
+    """Run it and write the truth at the end; a terminate signal ends it as the order to stop does."""
+    task = asyncio.create_task(region.run(_orders()))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await task
     except asyncio.CancelledError:
-        _say({"phase": "stopped", "error": "terminated"})
+        _say({"phase": "stopping"})
+    region.dump()
+    _say({"phase": "stopped"})
 
 
 async def _orders() -> AsyncIterator[bytes]:

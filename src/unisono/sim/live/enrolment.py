@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -33,7 +34,13 @@ class Enrolled:
 
 
 async def enrol(
-    client: httpx.AsyncClient, api_key: str, roster: Roster, run_name: str, lines_per_job: int, progress: Callable[[int, int], None]
+    client: httpx.AsyncClient,
+    api_key: str,
+    roster: Roster,
+    *,
+    run_name: str,
+    lines_per_job: int,
+    progress: Callable[[int, int], None],
 ) -> Enrolled:
     """Enrol every device; raises Unavailable when the platform doesn't take the job."""
     enrolled = Enrolled(
@@ -42,15 +49,18 @@ async def enrol(
         gateway_id=[""] * roster.n_gateways,
         gateway_secret=[""] * roster.n_gateways,
     )
-    row_of_reference = {device_reference(row): row for row in range(roster.n_devices)}
     headers = {"Authorization": f"Bearer {api_key}"}
     for first in range(0, roster.n_devices, lines_per_job):
         rows = range(first, min(first + lines_per_job, roster.n_devices))
         body = b"\n".join(msgspec.json.encode(enrolment_line(roster, row)) for row in rows)
         job_id = await _start(client, headers, body, f"{run_name}-{first}")
-        enrolled.n_errors += await _wait(client, headers, job_id, lambda done, before=first: progress(before + done, roster.n_devices))
-        await _read_result(client, headers, job_id, row_of_reference, enrolled, roster)
+        enrolled.n_errors += await _wait(client, headers, job_id, partial(_progress, progress, first, roster.n_devices))
+        await _read_result(client, headers, job_id, enrolled, roster)
     return enrolled
+
+
+def _progress(progress: Callable[[int, int], None], before: int, n_total: int, n_done: int) -> None:
+    progress(before + n_done, n_total)
 
 
 async def _start(client: httpx.AsyncClient, headers: dict[str, str], body: bytes, key: str) -> str:
@@ -61,7 +71,9 @@ async def _start(client: httpx.AsyncClient, headers: dict[str, str], body: bytes
     return str(answer.json()["job_id"])
 
 
-async def _wait(client: httpx.AsyncClient, headers: dict[str, str], job_id: str, progress: Callable[[int], None]) -> int:
+async def _wait(
+    client: httpx.AsyncClient, headers: dict[str, str], job_id: str, progress: Callable[[int], None]
+) -> int:
     """Wait for the job's end; return its number of errors."""
     while True:
         answer = await client.get(f"/v1/jobs/{job_id}", headers=headers)
@@ -81,10 +93,10 @@ async def _read_result(
     client: httpx.AsyncClient,
     headers: dict[str, str],
     job_id: str,
-    row_of_reference: dict[str, int],
     enrolled: Enrolled,
     roster: Roster,
 ) -> None:
+    row_of_reference = {device_reference(row): row for row in range(roster.n_devices)}
     gateway_of_reference = {gateway_reference(g): g for g in range(roster.n_gateways)}
     async with client.stream("GET", f"/v1/jobs/{job_id}/result", headers=headers) as answer:
         if answer.status_code != httpx.codes.OK:

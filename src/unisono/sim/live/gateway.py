@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from unisono.base.errors import DamagedRecord
@@ -59,7 +60,7 @@ class MqttGateway:
                 session = _Session(self)
                 try:
                     async with slots, asyncio.timeout(CONNECT_TIMEOUT_S):
-                        await loop.create_connection(lambda made=session: made, self.host, self.port)
+                        await loop.create_connection(partial(_same, session), self.host, self.port)
                         await session.accepted
                     delay_s = BACKOFF_S[0]
                     await session.lost
@@ -94,17 +95,23 @@ class MqttGateway:
         if self._session is not None:
             self._session.abort()
 
-    def _accepted(self, session: _Session) -> None:
+    def take_session(self, session: _Session) -> None:
+        """Use a connection that the broker has accepted: subscribe, and send again what waits."""
         self._session, self.is_connected = session, True
         stem = f"c/{self.gateway_id}"
         session.write(packets.subscribe(1, (f"{stem}/f", f"{stem}/r", f"{stem}/s")))
         for packet_id, stored in self._stored.items():
             session.write(packets.publish(stored.topic, stored.payload, packet_id))
 
-    def _acknowledged(self, packet_id: int) -> None:
+    def take_acknowledgement(self, packet_id: int) -> None:
+        """Forget a message that the broker keeps."""
         stored = self._stored.pop(packet_id, None)
         if stored is not None and stored.n_readings:
             self.kept(stored.n_readings)
+
+
+def _same(session: _Session) -> _Session:
+    return session
 
 
 class _Session(asyncio.Protocol):
@@ -163,10 +170,10 @@ class _Session(asyncio.Protocol):
                 self.write(packets.puback(packet_id))
             gateway.heard(topic.rpartition("/")[2], payload)
         elif packet.kind == packets.PUBACK:
-            gateway._acknowledged(packet.packet_id())
+            gateway.take_acknowledgement(packet.packet_id())
         elif packet.kind == packets.CONNACK and not self.accepted.done():
             if packet.code() == 0:
-                gateway._accepted(self)
+                gateway.take_session(self)
                 self.accepted.set_result(None)
                 self._ping()
             else:

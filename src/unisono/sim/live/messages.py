@@ -91,7 +91,9 @@ def decode_fetched(payload: bytes) -> Fetched:
         raise DamagedRecord("fetched commands", str(wrong)) from wrong
 
 
-def command_columns(frame: Frame, gateway: int, row_of_no: dict[int, int], at_ns: int) -> tuple[Whole, NDArray[np.float64]]:
+def command_columns(
+    frame: Frame, gateway: int, row_of_no: dict[int, int], at_ns: int
+) -> tuple[Whole, NDArray[np.float64]]:
     """Return a frame as ``leases.C_*`` columns and watts; devices that the gateway doesn't know are left out."""
     known = [item for item in frame.commands if item.no in row_of_no]
     command = np.empty((leases.N_COMMAND, len(known)), np.int64)

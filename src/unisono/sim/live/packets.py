@@ -81,7 +81,9 @@ class PacketReader:
             length, body_at = _length(self._buffer, at + 1)
             if length < 0 or len(self._buffer) < body_at + length:
                 break
-            yield Packet(self._buffer[at] >> 4, self._buffer[at] & 0x0F, bytes(self._buffer[body_at : body_at + length]))
+            yield Packet(
+                self._buffer[at] >> 4, self._buffer[at] & 0x0F, bytes(self._buffer[body_at : body_at + length])
+            )
             at = body_at + length
         del self._buffer[:at]
 

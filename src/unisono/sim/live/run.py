@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord
-from unisono.base.instants import NS_PER_MS, NS_PER_S
+from unisono.base.instants import NS_PER_MS
 from unisono.model.technology import AckCode
 from unisono.sim.devices import Answers, Devices, Reports
 from unisono.sim.live.cloud import VendorCloud
@@ -42,6 +43,8 @@ from unisono.sim.world import World
 STEP_S: Final = 1.0
 CONNECTING_AT_A_TIME: Final = 64
 HTTP_TIMEOUT_S: Final = 30.0
+# Some gateway is always just reconnecting.
+RUNNING_FRAC: Final = 0.995
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -84,7 +87,14 @@ class LiveRegion:
         ):
             self.phase = "enrolling"
             name = f"sim-{settings.seed}-{self.start_wall_ns}"
-            enrolled = await enrol(api, settings.api_key, self.roster, name, settings.lines_per_job, self._enrolling)
+            enrolled = await enrol(
+                api,
+                settings.api_key,
+                self.roster,
+                run_name=name,
+                lines_per_job=settings.lines_per_job,
+                progress=self._enrolling,
+            )
             self._introduce(enrolled, telemetry)
             self.phase = "connecting"
             slots = asyncio.Semaphore(CONNECTING_AT_A_TIME)
@@ -96,7 +106,6 @@ class LiveRegion:
                 self.phase = "stopping"
                 for task in running:
                     task.cancel()
-        self._dump()
         self.say(self.status())
 
     def status(self) -> dict[str, Any]:
@@ -108,8 +117,11 @@ class LiveRegion:
             "at_ns": self.now()[0],
             "true_power_w": round(float(world.power_w.sum()), 1),
             "true_delivered_w": round(float(delta.sum() if self.watched is None else delta[self.watched].sum()), 1),
-            "true_deliverable_up_w": round(self.devices.true_deliverable_w(self.settings.deliverable_hold_s, self.watched), 1),
-            "n_connected": sum(g.is_connected for g in self.gateways.values()) + sum(c.is_connected for c in self.clouds.values()),
+            "true_deliverable_up_w": round(
+                self.devices.true_deliverable_w(self.settings.deliverable_hold_s, self.watched), 1
+            ),
+            "n_connected": sum(g.is_connected for g in self.gateways.values())
+            + sum(c.is_connected for c in self.clouds.values()),
             "n_gateways": len(self.gateways) + len(self.clouds),
             "n_enrolled": self.n_enrolled,
             "n_devices": self.roster.n_devices,
@@ -142,7 +154,7 @@ class LiveRegion:
                     gateway_id,
                     secret,
                     poll_s=net.cloud_poll_s[int(self.roster.cloud_of_gateway[g]) % len(net.cloud_poll_s)],
-                    fetched=lambda fetched, g=g: self._fetched(g, fetched),
+                    fetched=partial(self._fetched, g),
                     kept=self._kept,
                     first_seq=first_seq,
                 )
@@ -152,7 +164,7 @@ class LiveRegion:
                     secret,
                     self.settings.mqtt_host,
                     self.settings.mqtt_port,
-                    heard=lambda what, payload, g=g: self._heard(g, what, payload),
+                    heard=partial(self._heard, g),
                     kept=self._kept,
                     chance=random.Random(self.settings.seed * 1_000_003 + g),
                 )
@@ -165,7 +177,8 @@ class LiveRegion:
             self.devices.advance(wall_ns, mono_ns)
             self._follow_faults()
             self._send(self.devices.collect(wall_ns))
-            if self.phase == "connecting" and all(g.is_connected for g in self.gateways.values()):
+            n_connected = sum(gateway.is_connected for gateway in self.gateways.values())
+            if self.phase == "connecting" and n_connected >= RUNNING_FRAC * len(self.gateways):
                 self.phase = "running"
             self.say(self.status())
             # A late step is not made up for: the next one is longer.
@@ -197,7 +210,9 @@ class LiveRegion:
             readings = readings_of(reports, known)
             self.devices.ledger.count("readings_sent", len(readings))
             if g in self.clouds:
-                self.clouds[g].add([{**reading, "no": int(self.no_of_row[row])} for reading, row in zip(readings, rows, strict=True)])
+                self.clouds[g].add(
+                    [{**reading, "no": int(self.no_of_row[row])} for reading, row in zip(readings, rows, strict=True)]
+                )
             elif g in self.gateways and self.roster.gateway_kind[g] == MQTT_SINGLE:
                 self._send_singles(self.gateways[g], g, readings, [int(row) for row in rows])
             elif g in self.gateways and readings:
@@ -251,8 +266,10 @@ class LiveRegion:
         is_expired = wall_ns > message.expires_ms * NS_PER_MS
         code = self.devices.renew(g, message.epoch, message.through_seq, is_expired=is_expired, mono_ns=mono_ns)
         self.devices.ledger.n_renewals += 1
-        one = [np.array([value], np.int64) for value in (-1, g, message.epoch, message.through_seq)]
-        return Answers(*one, np.array([code], np.uint8), np.array([wall_ns], np.int64))
+        row, gateway, epoch, seq, at_ns = np.array(
+            [[-1], [g], [message.epoch], [message.through_seq], [wall_ns]], np.int64
+        )
+        return Answers(row, gateway, epoch, seq, np.array([code], np.uint8), at_ns)
 
     def _kept(self, n_readings: int) -> None:
         self.devices.ledger.count("readings_acknowledged", n_readings)
@@ -293,7 +310,8 @@ class LiveRegion:
             violation["device_no"] = int(self.no_of_row[row]) if self.no_of_row.size else -1
         return {**summary, "faults": self.devices.faults.counts(), "n_readings_lost_at_gateways": lost}
 
-    def _dump(self) -> None:
+    def dump(self) -> None:
+        """Write the truth to the dump path, if there is one."""
         if self.settings.dump_path:
             Path(self.settings.dump_path).write_bytes(msgspec.json.encode(self.truth()))
 
@@ -301,7 +319,8 @@ class LiveRegion:
 def make_region(settings: LiveSettings, clock: Clock, say: Say) -> LiveRegion:
     """Build the region's devices as of now."""
     wall_ns, mono_ns = clock.wall_ns(), clock.monotonic_ns()
-    spec = settings.world_spec()
+    # Bulk enrolment knows no opt-outs: owners who object here do so at the device, once the region misbehaves.
+    spec = msgspec.structs.replace(settings.world_spec(), declared_opt_out_frac=0.0)
     say({"phase": "starting", "n_devices": spec.n_devices})
     if settings.trace_path:
         world = World(spec, wall_ns, trace_drivers(Path(settings.trace_path)))
@@ -314,7 +333,12 @@ def _without_unreachable(answers: Answers) -> Answers:
     """A gateway that is its device can't say that it is away."""
     keep = answers.code != int(AckCode.UNREACHABLE)
     return Answers(
-        answers.row[keep], answers.gateway[keep], answers.epoch[keep], answers.seq[keep], answers.code[keep], answers.at_ns[keep]
+        answers.row[keep],
+        answers.gateway[keep],
+        answers.epoch[keep],
+        answers.seq[keep],
+        answers.code[keep],
+        answers.at_ns[keep],
     )
 
 

@@ -37,12 +37,10 @@ def derating(ambient_degc: float, direction: float) -> float:
     return min(1.0, max(0.1, share))
 
 
-@kernel("f8(f8, f8, f8, f8, f8, f8)")
-def discharge_limit_w(soc: float, p_max: float, capacity: float, eta: float, reserve: float, ambient_degc: float) -> float:
+@kernel("f8(f8, f8, f8, f8)")
+def discharge_limit_w(soc_frac: float, power_max_w: float, reserve_frac: float, ambient_degc: float) -> float:
     """Return the most that the battery gives now, before its energy is considered."""
-    if capacity <= 0.0:
-        return 0.0
-    return p_max * derating(ambient_degc, 1.0) * min(1.0, max(0.0, (soc - reserve) / FADE_SOC))
+    return power_max_w * derating(ambient_degc, 1.0) * min(1.0, max(0.0, (soc_frac - reserve_frac) / FADE_SOC))
 
 
 @kernel("void(f8[:,:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8)")
@@ -71,7 +69,7 @@ def advance(
             reach = fixed[RAMP, i] * step_s
             wanted = min(before + reach, max(before - reach, wanted))
             if wanted > 0.0:
-                most = discharge_limit_w(soc, p_max, capacity, eta, reserve, outside)
+                most = discharge_limit_w(soc, p_max, reserve, outside)
                 stored = max(0.0, soc - reserve) * capacity / hours
                 # Running losses come out of the store too, so that it never falls below the reserve.
                 most = min(most, max(0.0, (stored - RUN_LOSS_FRAC * p_max) * eta))

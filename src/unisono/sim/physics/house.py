@@ -16,7 +16,9 @@ from unisono.base.kernel import kernel
 
 AIR, MASS, IS_ON, SINCE_S, MODE, SAVES_COMFORT = 0, 1, 2, 3, 4, 5
 N_STATES = 6
-(P_COMPRESSOR, COP, UA, H_MASS, C_AIR, C_MASS, HEAT_SET, COOL_SET, BAND, LOW, HIGH, MIN_ON_S, MIN_OFF_S, ZONE) = range(14)
+(P_COMPRESSOR, COP, UA, H_MASS, C_AIR, C_MASS, HEAT_SET, COOL_SET, BAND, LOW, HIGH, MIN_ON_S, MIN_OFF_S, ZONE) = range(
+    14
+)
 N_FIXED = 14
 
 HEATS, COOLS = 1.0, -1.0
@@ -25,12 +27,12 @@ RESCUE_K = 0.5
 
 
 @kernel("f8(f8, f8, f8)")
-def _wish(air: float, heat_set: float, cool_set: float) -> float:
+def _wish(air_degc: float, heat_set_degc: float, cool_set_degc: float) -> float:
     """Return how far the air is out of the setpoints: positive asks for heat, negative for cold."""
-    if air < heat_set:
-        return heat_set - air
-    if air > cool_set:
-        return cool_set - air
+    if air_degc < heat_set_degc:
+        return heat_set_degc - air_degc
+    if air_degc > cool_set_degc:
+        return cool_set_degc - air_degc
     return 0.0
 
 

@@ -25,10 +25,10 @@ N_SESSION = 3
 READY_MARGIN = 1.15
 
 
-@kernel("b1(f8, f8, f8, f8, f8, f8)")
-def must_charge(soc: float, target: float, capacity: float, p_charge: float, eta: float, left_s: float) -> bool:
+@kernel("b1(f8, f8, f8, f8, f8)")
+def must_charge(missing_frac: float, capacity_wh: float, charge_w: float, eta: float, left_s: float) -> bool:
     """Say whether the car has to charge at full power from now on to be ready."""
-    needed_s = (target - soc) * capacity / (p_charge * eta) * 3600.0
+    needed_s = missing_frac * capacity_wh / (charge_w * eta) * 3600.0
     return needed_s > 0.0 and needed_s * READY_MARGIN >= left_s
 
 
@@ -59,7 +59,7 @@ def advance(
                 wanted = -p_charge
                 if k == 0 and not math.isnan(commanded_w[i]):
                     wanted = commanded_w[i]
-                    if must_charge(soc, target, capacity, p_charge, eta, session[DEPARTS_S, i] - now_s):
+                    if must_charge(target - soc, capacity, p_charge, eta, session[DEPARTS_S, i] - now_s):
                         wanted = -p_charge
                 wanted = min(fixed[P_DISCHARGE, i], max(-p_charge, wanted))
                 room_w = max(0.0, target - soc) * capacity / hours / eta

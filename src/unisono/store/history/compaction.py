@@ -1,7 +1,7 @@
 """Many small files of a day become few large ones, in bounded memory, a row being rewritten only a few times.
 
-Every file is in device order, so merging goes range of devices by range of devices. Files are taken smallest first and a
-file much larger than all others together is left alone: a late reading does not cause a whole day to be written again.
+Every file is in device order, so merging goes range of devices by range of devices. Files are taken smallest first and
+a file much larger than all others together is left alone: a late reading does not cause a day to be written again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Step:
 def next_step(
     connection: Connection, now_ns: int, policy: CompactionPolicy, skip: frozenset[tuple[str, int, int]] = frozenset()
 ) -> Step | None:
-    """Return what to merge next, the oldest day first; None when all is well. ``skip``: (kind, shard, day) left alone."""
+    """Return what to merge next, the oldest day first, or None; ``skip`` names (kind, shard, day) to leave alone."""
     for kind in KINDS.values():
         for shard, day, n_files, _ in manifest.day_loads(connection, kind):
             if (kind.name, shard, day) in skip:

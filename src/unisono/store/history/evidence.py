@@ -1,7 +1,7 @@
-"""The proof that commands are kept as they were sent: every commands file's digest stands in the hash-chained event log.
+"""The proof that commands are kept as they were sent: every commands file's digest stands in the event log.
 
-Three kinds of entries: ``history.commands_file`` (a file came), ``history.commands_merged`` (one came instead of others),
-``history.commands_expired`` (retention let files go). Together they say which bytes must be there now.
+Three kinds of entries: ``history.commands_file`` (a file came), ``history.commands_merged`` (one came instead of
+others), ``history.commands_expired`` (retention let files go). Together they say which bytes must be there now.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, literal, select, union_all
 
 from unisono.base.errors import DamagedRecord
 from unisono.model.totals import LogEntry
 from unisono.store import event_log
-from unisono.store.history import manifest
 from unisono.store.history.files import WrittenFile
 from unisono.store.history.kinds import COMMANDS
 from unisono.store.history.manifest import ManifestFile
 from unisono.store.history.objects import ObjectStore
-from unisono.store.tables.records import EVENT_LOG
+from unisono.store.tables.records import EVENT_LOG, HISTORY_FILE
 
 CAME: Final = "history.commands_file"
 MERGED: Final = "history.commands_merged"
 EXPIRED: Final = "history.commands_expired"
+
+# The number of the log's entry, and what it says of a file.
+_Promise = tuple[int, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,7 @@ def verify_log(connection: Connection, store: ObjectStore, expected: event_log.H
     except DamagedRecord as damage:
         return LogReport(event_log.head(connection), 0, 0, str(damage))
     n_files = n_rows = 0
-    promised = _promised(connection)
-    listed = {file.path: file for file in manifest.live(connection, COMMANDS)}
+    promised, listed = _promised_and_listed(connection)
     for path, (seq, facts) in promised.items():
         damage_found = _damage(store, path, facts, listed.pop(path, None))
         if damage_found:
@@ -84,23 +85,33 @@ def verify_log(connection: Connection, store: ObjectStore, expected: event_log.H
     return LogReport(head, n_files, n_rows, "")
 
 
-def _promised(connection: Connection) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Return path -> (entry, facts) of every commands file that must be there now, in the order of the log."""
-    c = EVENT_LOG.c
-    entries = select(c.seq, c.kind, c.body).where(c.kind.in_((CAME, MERGED, EXPIRED))).order_by(c.seq)
-    promised: dict[str, tuple[int, dict[str, Any]]] = {}
-    for seq, kind, body in connection.execute(entries):
+def _promised_and_listed(connection: Connection) -> tuple[dict[str, _Promise], dict[str, str]]:
+    """Return path -> (entry, facts) of what the log says is there, and path -> digest of what the manifest lists.
+
+    Both are read by one statement: a merge between two would look like damage.
+    """
+    log, file = EVENT_LOG.c, HISTORY_FILE.c
+    entries = select(log.seq, log.kind, log.body).where(log.kind.in_((CAME, MERGED, EXPIRED)))
+    facts = func.jsonb_build_object("path", file.path, "sha256", file.sha256)
+    files = select(literal(0), literal(""), facts).where(file.kind == COMMANDS.name, file.retired_at_ns.is_(None))
+    both = union_all(entries, files).subquery()
+    promised: dict[str, _Promise] = {}
+    listed: dict[str, str] = {}
+    for seq, kind, body in connection.execute(select(both).order_by(both.c.seq)):
+        if not kind:
+            listed[body["path"]] = body["sha256"]
+            continue
         for path in (*body.get("replaces", ()), *body.get("paths", ())):
             promised.pop(path, None)
         if kind != EXPIRED:
             promised[body["path"]] = (seq, body)
-    return promised
+    return promised, listed
 
 
-def _damage(store: ObjectStore, path: str, facts: dict[str, Any], row: ManifestFile | None) -> str:
-    if row is None:
+def _damage(store: ObjectStore, path: str, facts: dict[str, Any], listed_sha256: str | None) -> str:
+    if listed_sha256 is None:
         return f"history file {path} is not in the manifest any more"
-    if row.sha256 != facts["sha256"]:
+    if listed_sha256 != facts["sha256"]:
         return f"history file {path} has another digest in the manifest"
     try:
         sha256, n_bytes = store.digest(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -81,13 +82,14 @@ class FileWriter:
         self._sink: HashingSink
         self._parquet: pq.ParquetWriter
 
-    def __enter__(self) -> FileWriter:
+    def __enter__(self) -> Self:
         kind = self._place.kind
         self._sink = self._context.__enter__()
+        facts = {"unisono.kind": kind.name, "unisono.schema_version": str(kind.version)}
         plain = [name for name in kind.schema.names if name not in kind.delta_columns]
         self._parquet = pq.ParquetWriter(
             pa.PythonFile(self._sink, mode="w"),
-            _nullable(kind, kind.schema.names).with_metadata({"unisono.kind": kind.name, "unisono.schema_version": str(kind.version)}),
+            _nullable(kind, kind.schema.names).with_metadata(facts),
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
             use_dictionary=plain,
@@ -105,7 +107,9 @@ class FileWriter:
             at_ns = table.column(self._place.kind.day_column).to_numpy()
             self._at_ns += [int(at_ns.min()), int(at_ns.max())]
 
-    def __exit__(self, kind: Any, wrong: Any, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if wrong is None:
             self._parquet.close()
         else:
@@ -174,7 +178,7 @@ def device_nos_of(store: ObjectStore, path: str) -> Iterator[np.ndarray[Any, np.
 
 
 def of_schema(kind: Kind, table: pa.Table, names: Sequence[str] | None = None) -> pa.Table:
-    """Return the table with the kind's columns by name: those the file does not know are missing, others are left out."""
+    """Return the kind's columns by name: those that the table does not have are missing, others are left out."""
     schema = _nullable(kind, names or kind.schema.names)
     known = set(table.schema.names)
     columns = [
@@ -204,7 +208,9 @@ class _Opened:
             raise DamagedRecord(f"history file {self._path}", str(wrong)) from wrong
         return self._parquet
 
-    def __exit__(self, kind: Any, wrong: Any, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._parquet.close()
         self._source.close()
         if isinstance(wrong, (pa.ArrowException, OSError)):

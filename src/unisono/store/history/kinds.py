@@ -55,9 +55,7 @@ READINGS: Final = Kind(
 
 # Readings whose measured instant is too far from the instant we knew them to be believed: kept under the day we knew
 # them, outside every ordinary query, so that a device with a broken clock can't open a thousand day folders.
-READINGS_ASTRAY: Final = Kind(
-    "readings_astray", 1, _READING_COLUMNS, ("device_no", "measured_ns"), "known_ns", 60
-)
+READINGS_ASTRAY: Final = Kind("readings_astray", 1, _READING_COLUMNS, ("device_no", "measured_ns"), "known_ns", 60)
 
 COMMANDS: Final = Kind(
     "commands",

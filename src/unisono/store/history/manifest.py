@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from unisono.store.history.files import WrittenFile
 from unisono.store.history.kinds import Kind, date_of, day_of, day_of_date
@@ -145,6 +145,6 @@ def day_loads(connection: Connection, kind: Kind) -> list[tuple[int, int, int, i
     return [(row[0], day_of_date(row[1]), int(row[2]), int(row[3])) for row in connection.execute(statement)]
 
 
-def _file(row: Row[Any]) -> ManifestFile:
+def _file(row: Sequence[Any]) -> ManifestFile:
     file_no, kind, shard, day, *rest = row
     return ManifestFile(file_no, kind, shard, day_of_date(day), *rest)

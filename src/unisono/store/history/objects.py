@@ -145,7 +145,7 @@ class ObjectStore:
         return [(entry.path[skip:], entry.mtime_ns or 0) for entry in found if entry.type == fs.FileType.File]
 
     def _place(self, path: str) -> str:
-        assert ".." not in path.split("/") and not path.startswith("/"), "an object's path stays under its root"
+        assert not {"", ".."} & set(path.split("/")), "an object's path stays under its root"
         return f"{self._root}/{path}"
 
 
@@ -154,7 +154,8 @@ def open_store(history_url: str) -> ObjectStore:
     try:
         file_system, root = fs.FileSystem.from_uri(history_url)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as wrong:
-        raise InvalidInput("history_url", history_url, f"must be file:///folder, s3://bucket/... or a folder: {wrong}") from wrong
+        rule = f"must be file:///folder, s3://bucket/... or an absolute folder: {wrong}"
+        raise InvalidInput("history_url", history_url, rule) from wrong
     if isinstance(file_system, fs.LocalFileSystem):
         with _translated(root):
             Path(root).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Questions to history: a device's readings and commands, a portfolio's quarter-hours. Bounded by range and by limit."""
+"""Questions to history: a device's readings and commands, a portfolio's quarter-hours; bounded by range and limit."""
 
 from __future__ import annotations
 
@@ -91,11 +91,9 @@ def portfolio_rollup(
     if span_ns[1] - span_ns[0] > _INTERVALS_MAX * rollup.QUARTER_NS:
         raise TooMany("quarter-hours of a portfolio at once", _INTERVALS_MAX)
     members = sorted(set(device_nos))
-    parts = [PORTFOLIO_COLUMNS.empty_table()]
-    if members:
-        for files in _days(manifest.live(connection, ROLLUP_15MIN, start_ns=span_ns[0], end_ns=span_ns[1])):
-            parts.append(_portfolio_day(_finished_day(store, files, members, span_ns), len(members)))
-    return pa.concat_tables(parts)
+    found = manifest.live(connection, ROLLUP_15MIN, start_ns=span_ns[0], end_ns=span_ns[1]) if members else []
+    days = [_portfolio_day(_finished_day(store, files, members, span_ns), len(members)) for files in _days(found)]
+    return pa.concat_tables([PORTFOLIO_COLUMNS.empty_table(), *days])
 
 
 def command_log(
@@ -146,7 +144,8 @@ def _with_answers(
         columns = [acks.column(name).to_pylist() for name in ("epoch", "seq", "code", "answered_ns", "known_ns")]
         for epoch, seq, code, answered_ns, known_ns in zip(*columns, strict=True):
             first.setdefault((epoch, seq), (code, answered_ns, known_ns))
-        for row, key in enumerate(zip(commands.column("epoch").to_pylist(), commands.column("seq").to_pylist(), strict=True)):
+        keys = zip(commands.column("epoch").to_pylist(), commands.column("seq").to_pylist(), strict=True)
+        for row, key in enumerate(keys):
             codes[row], answered[row], known[row] = first.get(key, (None, None, None))
     commands = commands.append_column("ack_code", pa.array(codes, pa.uint8()))
     commands = commands.append_column("answered_ns", pa.array(answered, pa.int64()))
@@ -173,7 +172,8 @@ def _portfolio_day(rows: pa.Table, n_members: int) -> pa.Table:
         "n_devices": np.bincount(at, minlength=starts.size),
         "coverage_frac": np.bincount(at, rows.column("coverage_frac").to_numpy(), starts.size) / n_members,
     }
-    return pa.table([pa.array(columns[field.name], field.type) for field in PORTFOLIO_COLUMNS], schema=PORTFOLIO_COLUMNS)
+    arrays = [pa.array(columns[field.name], field.type) for field in PORTFOLIO_COLUMNS]
+    return pa.table(arrays, schema=PORTFOLIO_COLUMNS)
 
 
 def _days(files: Sequence[ManifestFile], newest_first: bool = False) -> Iterator[list[ManifestFile]]:

@@ -21,7 +21,7 @@ _FILES_PER_SWEEP: Final = 1000
 
 
 def expire(connection: Connection, now_ns: int, retention_days: Mapping[str, int] | None = None) -> int:
-    """Retire the files of days past their kind's retention; return how many. ``retention_days`` overrides by kind's name."""
+    """Retire the files of days past their kind's retention (``retention_days`` by name goes first); return how many."""
     n_retired = 0
     for kind in KINDS.values():
         days = (retention_days or {}).get(kind.name, kind.retention_days)
@@ -33,7 +33,10 @@ def expire(connection: Connection, now_ns: int, retention_days: Mapping[str, int
 
 
 def sweep(connection: Connection, store: ObjectStore, now_ns: int) -> int:
-    """Delete the bytes of files retired a while ago, and of files that never came into the manifest; return how many."""
+    """Delete the bytes of files retired a while ago, and of files that never came into the manifest; return how many.
+
+    Do it in no transaction that others wait for: it takes as long as the deleting.
+    """
     gone = manifest.retired_before(connection, now_ns - _READERS_S * NS_PER_S, _FILES_PER_SWEEP)
     for file in gone:
         store.delete(file.path)

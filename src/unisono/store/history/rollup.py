@@ -159,7 +159,9 @@ def _merged(rows: _Columns) -> _Columns:
     if order.size == 0:
         return rows
     is_first = np.ones(order.size, dtype=bool)
-    is_first[1:] = np.any([rows[name][1:] != rows[name][:-1] for name in ("device_no", "interval_start_ns", "source_kind")], axis=0)
+    is_first[1:] = np.any(
+        [rows[name][1:] != rows[name][:-1] for name in ("device_no", "interval_start_ns", "source_kind")], axis=0
+    )
     at = np.flatnonzero(is_first)
     merged = {name: rows[name][at] for name in ("device_no", "interval_start_ns", "source_kind")}
     for name in ("n", "power_sum_w", "metered_wh", "metered_s"):
@@ -172,7 +174,16 @@ def _merged(rows: _Columns) -> _Columns:
 
 def _from_table(table: pa.Table) -> _Columns:
     columns: _Columns = {}
-    for name in ("device_no", "interval_start_ns", "source_kind", "n", "minutes", "metered_s", "power_min_w", "power_max_w"):
+    for name in (
+        "device_no",
+        "interval_start_ns",
+        "source_kind",
+        "n",
+        "minutes",
+        "metered_s",
+        "power_min_w",
+        "power_max_w",
+    ):
         columns[name] = table.column(name).to_numpy()
     for name in ("power_sum_w", "metered_wh"):
         columns[name] = table.column(name).fill_null(0.0).to_numpy()

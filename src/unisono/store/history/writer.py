@@ -1,4 +1,4 @@
-"""The way in: a span of a stream becomes files, and with one transaction they, their stream position and the proof count.
+"""The way in: a span of a stream becomes files; one transaction makes them, their position and their proof count.
 
     files = write_segment(store, segment)      # durable, not yet visible
     commit_segment(connection, segment, files) # visible, or nothing of it
@@ -57,7 +57,9 @@ def commit_segment(connection: Connection, segment: Segment, files: Sequence[Wri
     """
     before = positions.get(connection, segment.consumer)
     if before >= segment.seq_first:
-        raise Conflict("stream position", segment.consumer, f"is at {before}, the segment begins at {segment.seq_first}")
+        raise Conflict(
+            "stream position", segment.consumer, f"is at {before}, the segment begins at {segment.seq_first}"
+        )
     positions.advance(connection, segment.consumer, segment.seq_last)
     for file in files:
         manifest.add(connection, file, now_ns)
@@ -81,5 +83,3 @@ def _tables(batches: Sequence[Batch]) -> Iterator[tuple[Kind, pa.Table]]:
     frames = [batch for batch in batches if isinstance(batch, CommandFrames)]
     if frames:
         yield COMMANDS, intake.commands_table(frames)
-
-

@@ -1,0 +1,199 @@
+"""The bulk enrolment job: works through its lines in chunks, each one transaction; goes on where it stopped.
+
+Rows are idempotent by partner_reference, and a chunk is committed together with the job's progress: whoever takes the
+job over after a crash repeats nothing and leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from unisono.api.context import ApiContext
+from unisono.api.enrolment.line import EnrolmentLine, parse_line
+from unisono.api.enrolment.places import place_of_zip
+from unisono.base.errors import CallerError, Conflict, InvalidInput, Unavailable
+from unisono.base.units import w_of_kw
+from unisono.model.technology import Lifecycle
+from unisono.model.totals import LogEntry
+from unisono.store import enrolment, event_log, job_secrets, jobs, keys
+from unisono.store.enrolment import NewDevice, NewGateway, NewSite
+from unisono.store.job_secrets import SEED_BYTES
+from unisono.store.jobs import Job, RowError
+
+log = logging.getLogger(__name__)
+
+KIND: Final = "enrolment"
+# About half a second of work: progress is seen, a crash repeats little, other requests get their turn.
+ROWS_PER_CHUNK: Final = 1000
+# A job that another process queued, or left, is found within this time.
+LOOK_EVERY_S: Final = 5.0
+MICROS_PER_USD: Final = 1_000_000
+
+
+def lines_of(body: bytes) -> list[bytes]:
+    """Return the lines of NDJSON that are not blank; a row number counts these, from 0."""
+    return [line for line in body.split(b"\n") if line.strip()]
+
+
+def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
+    """Return what the store enrols for a line; raises InvalidInput for an unknown ZIP.
+
+    A device without a gateway_reference speaks for itself (a gateway under its own reference), unless it is only
+    declared. A gateway's secret is derived from the job's ``seed``; only its hash goes to the store.
+    """
+    place = place_of_zip(line.zip)
+    export_kw, import_kw = line.site_export_limit_kw, line.site_import_limit_kw
+    site = NewSite(
+        partner_reference=line.site_reference or "",
+        zip=line.zip,
+        time_zone=place.time_zone,
+        latitude_deg=place.latitude_deg if line.latitude_deg is None else line.latitude_deg,
+        longitude_deg=place.longitude_deg if line.longitude_deg is None else line.longitude_deg,
+        export_limit_w=float("inf") if export_kw is None else w_of_kw(export_kw),
+        import_limit_w=float("-inf") if import_kw is None else 0.0 - w_of_kw(import_kw),
+        export_is_allowed=export_kw is None or export_kw > 0,
+        interconnection_status=line.interconnection_status,
+    )
+    reference = gateway_reference(line)
+    gateway = None
+    if reference:
+        secret = job_secrets.gateway_secret(seed, reference)
+        digest = keys.digest(secret)
+        gateway = NewGateway(partner_reference=reference, link=line.link, vendor=line.vendor, secret_sha256=digest)
+    return NewDevice(
+        site=site,
+        gateway=gateway,
+        partner_reference=line.partner_reference,
+        technology=int(line.technology),
+        lifecycle=int(Lifecycle[line.lifecycle.upper()]),
+        ratings=line.ratings(),
+        limits=line.limits(),
+        vendor=line.vendor,
+        carrier=line.carrier,
+        node_path=line.node_path,
+        telemetry_period_s=line.telemetry_period_s,
+        command_latency_s=line.command_latency_s,
+        command_ttl_s=line.command_ttl_s,
+        merit_micros_per_kwh=round(line.merit_usd_per_kwh * MICROS_PER_USD),
+    )
+
+
+def gateway_reference(line: EnrolmentLine) -> str:
+    """Return the reference of the gateway that the line's device is reached through; "" for none."""
+    if line.gateway_reference is not None:
+        return line.gateway_reference
+    return "" if line.lifecycle == "declared" else line.partner_reference
+
+
+class EnrolmentWorker:
+    """Takes queued enrolments one after the other. Blocking methods run in a thread."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    def work_through_next(self) -> bool:
+        """Do the oldest waiting job to its end and return True; False when none waits. Raises Unavailable midway."""
+        with self._context.database.begin() as connection:
+            claimed = jobs.claim(connection, self._context.instance, self._context.clock.wall_ns(), KIND)
+        if claimed is None:
+            return False
+        job, request = claimed
+        seed, lines = request[:SEED_BYTES], lines_of(request[SEED_BYTES:])
+        try:
+            for first in range(job.n_done, len(lines), ROWS_PER_CHUNK):
+                self._chunk(job, seed, lines, first)
+            self._finish(job, len(lines))
+        except Conflict as taken_over:
+            log.warning("the job goes on elsewhere", extra={"job_id": job.job_id, "why": str(taken_over)})
+        return True
+
+    def _chunk(self, job: Job, seed: bytes, lines: Sequence[bytes], first: int) -> None:
+        """Enrol one chunk; a row that is refused is told of and does not hold the others up."""
+        good: list[tuple[int, NewDevice]] = []
+        errors: list[RowError] = []
+        last = min(first + ROWS_PER_CHUNK, len(lines))
+        for row in range(first, last):
+            try:
+                good.append((row, new_device(parse_line(lines[row]), seed)))
+            except InvalidInput as wrong:
+                errors.append(_row_error(row, lines[row], wrong))
+        try:
+            self._commit(job, [device for _, device in good], errors, last)
+        except Conflict:
+            raise
+        except CallerError as refused:
+            # The tables refuse something that the line's own rules let pass: find the row by trying each alone.
+            log.warning("a chunk is tried row by row", extra={"job_id": job.job_id, "why": str(refused)})
+            for row, device in good:
+                try:
+                    self._commit(job, [device], [], first)
+                except InvalidInput as wrong:
+                    errors.append(_row_error(row, lines[row], wrong))
+            self._commit(job, [], errors, last)
+
+    def _commit(self, job: Job, devices: Sequence[NewDevice], errors: Sequence[RowError], n_done: int) -> None:
+        now_ns = self._context.clock.wall_ns()
+        with self._context.database.begin() as connection:
+            if devices:
+                enrolment.enrol(connection, job.organisation_id, devices, now_ns)
+            jobs.advance(connection, job, now_ns, n_done=n_done, errors=errors)
+
+    def _finish(self, job: Job, n_rows: int) -> None:
+        now_ns = self._context.clock.wall_ns()
+        with self._context.database.begin() as connection:
+            jobs.finish(connection, job, now_ns)
+            n_failed = jobs.get(connection, job.organisation_id, job.job_id).n_failed
+            body = {"n_rows": n_rows, "n_failed": n_failed}
+            entry = LogEntry(
+                at_ns=now_ns, kind="enrolment.completed", organisation_id=job.organisation_id,
+                subject_id=job.job_id, body=dict(body),
+            )  # fmt: skip
+            event_log.append(connection, [entry])
+
+
+async def run_enrolments(context: ApiContext) -> None:
+    """Work through enrolment jobs until cancelled; also those that a process left when it died."""
+    worker = EnrolmentWorker(context)
+    while True:
+        try:
+            context.job_news.clear()
+            if await asyncio.to_thread(worker.work_through_next):
+                continue
+        except Unavailable as away:
+            log.warning("enrolment waits", extra={"why": str(away)})
+            await asyncio.sleep(1.0)
+            continue
+        try:
+            await asyncio.wait_for(context.job_news.wait(), LOOK_EVERY_S)
+        except TimeoutError:
+            continue
+
+
+def queue(connection: Connection, organisation_id: str, seed: bytes, body: bytes, now_ns: int) -> Job:
+    """Queue the job for a body of NDJSON."""
+    assert len(seed) == SEED_BYTES, "the seed stands in front of the lines"
+    return jobs.create(connection, organisation_id, KIND, seed + body, now_ns, n_total=len(lines_of(body)))
+
+
+def _row_error(row: int, line: bytes, wrong: InvalidInput) -> RowError:
+    """Return why a row was refused, with the partner's reference if it can be read."""
+    try:
+        told = msgspec.json.decode(line, type=_Named).partner_reference
+    except msgspec.DecodeError:
+        told = ""
+    value = "" if wrong.value is None else _printable(str(wrong.value))
+    return RowError(row=row, field=wrong.field, value=value, rule=wrong.rule, partner_reference=_printable(told))
+
+
+class _Named(msgspec.Struct):
+    partner_reference: str = ""
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text[:200] if character.isprintable())

@@ -1,0 +1,180 @@
+"""One cycle of a shard: fold what arrived, see what is true, decide, and put it into frames, totals and outcomes.
+
+    registry, requests, readings, answers            `fold`
+    -> reconcile and suspect -> references -> envelope   what is true
+    -> each dispatch, the most urgent first           what is wanted
+    -> gates -> leases                                what is sent
+    -> progress, totals, log                          what came of it
+
+Pure and deterministic: the same state, inputs and instants give the same frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unisono.base.instants import NS_PER_S
+from unisono.brain.dispatch.gates import GATES
+from unisono.brain.forecast.clear_sky import light_up
+from unisono.brain.forecast.reference import refer
+from unisono.fleet.apply import apply_acks, apply_readings
+from unisono.fleet.envelope import bound
+from unisono.fleet.trust import SuspectReason, expect, reconcile, suspect
+from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
+from unisono.model.dispatch import Request
+from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
+from unisono.model.totals import LogEntry, OutcomeBatch, ShardTotals
+from unisono.plant.events import run_dispatches
+from unisono.plant.leases import frames_of, new_outbox, send
+from unisono.plant.requests import fold_request
+from unisono.plant.state import PlantState
+from unisono.plant.totals import shard_totals
+
+# Kinds of log entries.
+SUSPECTED = "device.suspected"
+TRIMMED = "gate.trimmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A batch and the monotonic instant of its receipt."""
+
+    batch: ReadingBatch | AckBatch
+    received_monotonic_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a cycle decided and found."""
+
+    frames: CommandFrames
+    totals: ShardTotals
+    outcomes: OutcomeBatch
+
+
+def step(
+    state: PlantState,
+    arrivals: Sequence[Arrival],
+    requests: Sequence[Request],
+    registry: Sequence[RegistryBatch],
+    now_ns: int,
+    monotonic_ns: int,
+) -> StepResult:
+    """Run one cycle; ``state`` is changed in place."""
+    fold(state, arrivals, requests, registry, now_ns, monotonic_ns)
+    if state.epoch_mono_ns < 0:
+        state.epoch_mono_ns = monotonic_ns
+    state.cycle += 1
+    drafts = run_dispatches(state, now_ns, monotonic_ns)
+    _pass_gates(state, now_ns)
+    table = state.fleet
+    outbox = new_outbox(table.n_devices + table.n_gateways)
+    n, state.next_seq = send(
+        table, outbox, state.next_seq, epoch_mono_ns=state.epoch_mono_ns, now_ns=now_ns, mono_ns=monotonic_ns
+    )
+    header = {"shard": state.shard, "epoch": state.epoch, "cycle": state.cycle, "issued_ns": now_ns}
+    frames = frames_of(outbox, n, header)
+    digest = hashlib.sha256(frames.encode()).hexdigest() if n and drafts else ""
+    progress = tuple(draft.progress(frames, digest) for draft in drafts)
+    log, state.pending_log = tuple(state.pending_log), []
+    return StepResult(
+        frames=frames,
+        totals=shard_totals(state, progress, now_ns, monotonic_ns),
+        outcomes=OutcomeBatch(
+            shard=state.shard, epoch=state.epoch, cycle=state.cycle, at_ns=now_ns, progress=progress, log=log
+        ),
+    )
+
+
+def fold(
+    state: PlantState,
+    arrivals: Sequence[Arrival],
+    requests: Sequence[Request],
+    registry: Sequence[RegistryBatch],
+    now_ns: int,
+    monotonic_ns: int,
+) -> None:
+    """Take in all inputs and bring the picture up to date, without deciding or sending anything."""
+    for batch in registry:
+        _fold_registry(state, batch)
+    table = state.fleet
+    if table.version != state.indexed_version:
+        table.index_portfolios()
+        state.indexed_version = table.version
+        state.static_totals.clear()
+        state.clear_sky_mono_ns = -1
+    _fold_arrivals(state, arrivals, now_ns)
+    _picture(state, now_ns, monotonic_ns)
+    for request in requests:
+        fold_request(state, request, now_ns)
+    table.refresh_opt_outs(now_ns)
+
+
+def _fold_registry(state: PlantState, batch: RegistryBatch) -> None:
+    for record in batch.records:
+        if isinstance(record, DeviceRecord):
+            state.fleet.upsert_device(record)
+        elif isinstance(record, GatewayRecord):
+            state.fleet.upsert_gateway(record)
+        else:
+            state.fleet.upsert_portfolio(record)
+
+
+def _fold_arrivals(state: PlantState, arrivals: Sequence[Arrival], now_ns: int) -> None:
+    """Fold readings first: an answer is about the command, a reading about what came of it, and slots keep them apart."""
+    readings = [a for a in arrivals if isinstance(a.batch, ReadingBatch)]
+    if readings:
+        batches = [a.batch for a in readings if isinstance(a.batch, ReadingBatch)]
+        apply_readings(state.fleet, batches, [a.received_monotonic_ns for a in readings])
+    for arrival in arrivals:
+        if isinstance(arrival.batch, AckBatch) and len(arrival.batch):
+            apply_acks(state.fleet, arrival.batch, arrival.received_monotonic_ns, now_ns)
+
+
+def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:
+    """Reconcile sources, find suspects, and set references and envelopes."""
+    table, n = state.fleet, state.fleet.n_devices
+    nameplate, picture, leases = table.nameplate, table.picture, table.leases
+    table.refresh_opt_outs(now_ns)
+    reconcile(n, mono_ns, nameplate, table.slots, picture)
+    found_rows = np.empty(n, np.int32)
+    n_found = suspect(n, mono_ns, nameplate, picture, leases, found_rows)
+    for row in found_rows[:n_found].tolist():
+        state.pending_log.append(_suspicion(state, row, now_ns))
+    if state.clear_sky_mono_ns < 0 or mono_ns - state.clear_sky_mono_ns >= state.config.clear_sky_every_s * NS_PER_S:
+        light_up(n, now_ns, nameplate, picture)
+        state.clear_sky_mono_ns = mono_ns
+    refer(n, nameplate, picture, leases)
+    expect(n, mono_ns, state.config.cycle_s, nameplate, picture, leases)
+    bound(n, table.n_sites, now_ns, mono_ns, state.config.cycle_s, table.sites, nameplate, picture, leases)
+
+
+def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
+    table = state.fleet
+    return LogEntry(
+        at_ns=now_ns,
+        kind=SUSPECTED,
+        organisation_id=table.organisation_ids[row],
+        subject_id=table.device_ids[row],
+        body={
+            "reason": SuspectReason(int(table.picture.suspect_code[row])).name.lower(),
+            "power_w": float(table.picture.power_w[row]),
+            "setpoint_w": None if np.isnan(table.leases.setpoint_w[row]) else float(table.leases.setpoint_w[row]),
+        },
+    )
+
+
+def _pass_gates(state: PlantState, now_ns: int) -> None:
+    """Run the gates over the wanted setpoints; say what they trimmed when that changes."""
+    trimmed: dict[str, int] = {}
+    if state.dispatches:
+        for gate in GATES:
+            trimmed |= gate(state.fleet, state.config.cycle_s)
+    if trimmed and trimmed != state.trimmed:
+        body: dict[str, object] = dict(trimmed)
+        state.pending_log.append(LogEntry(at_ns=now_ns, kind=TRIMMED, organisation_id="", body=body))
+    state.trimmed = trimmed

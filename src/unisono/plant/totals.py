@@ -1,0 +1,103 @@
+"""A shard's totals of one cycle."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from unisono.brain.flexibility.firm import DERATE, firm_w
+from unisono.fleet.groups import FIRST_TRUST, portfolio_sums
+from unisono.fleet.table import Portfolio
+from unisono.model.dispatch import DispatchProgress
+from unisono.model.technology import Lifecycle, Technology, Trust
+from unisono.model.totals import IngestCounters, PortfolioTotals, ShardTotals
+from unisono.plant.state import PlantState
+
+
+def shard_totals(
+    state: PlantState, progress: tuple[DispatchProgress, ...], now_ns: int, mono_ns: int
+) -> ShardTotals:
+    """Return the cycle's totals; ``cycle_ms`` and ``readings_seq`` are left for whoever has a clock and a stream."""
+    return ShardTotals(
+        shard=state.shard,
+        epoch=state.epoch,
+        cycle=state.cycle,
+        at_ns=now_ns,
+        cycle_ms=0.0,
+        n_devices=state.fleet.n_devices,
+        readings_seq=0,
+        portfolios=_portfolios(state, mono_ns),
+        dispatches=progress,
+        ingest=_ingest(state, now_ns, mono_ns),
+    )
+
+
+def _portfolios(state: PlantState, mono_ns: int) -> tuple[PortfolioTotals, ...]:
+    table = state.fleet
+    n = table.nameplate.device_no.size
+    up_w, down_w = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    hold_s = state.config.dispatchable_hold_s
+    firm_w(table.n_devices, mono_ns, hold_s, DERATE, table.nameplate, table.picture, table.leases, up_w, down_w)
+    sums = portfolio_sums(table, up_w, down_w).tolist()
+    return tuple(_one(state, portfolio, row) for portfolio, row in zip(table.portfolios.values(), sums, strict=True))
+
+
+def _one(state: PlantState, portfolio: Portfolio, sums: list[float]) -> PortfolioTotals:
+    (
+        power_w, variance, commanded_w, acknowledged_w, reported_w, measured_w, up_w, down_w, firm_up_w, firm_down_w,
+        energy_up_wh, energy_down_wh, n_active, n_active_fresh,
+    ) = sums[:FIRST_TRUST]  # fmt: skip
+    constant = state.static_totals.get(portfolio.portfolio_no)
+    if constant is None:
+        constant = state.static_totals[portfolio.portfolio_no] = _constant(state, portfolio)
+    return PortfolioTotals(
+        **constant,  # type: ignore[arg-type]  # the values of `_constant`
+        n_by_trust=tuple(int(n) for n in sums[FIRST_TRUST : FIRST_TRUST + len(Trust)]),
+        power_w=power_w,
+        power_sd_w=math.sqrt(variance),
+        commanded_w=commanded_w,
+        acknowledged_w=acknowledged_w,
+        reported_w=reported_w,
+        measured_w=measured_w,
+        up_w=up_w,
+        down_w=down_w,
+        dispatchable_up_w=firm_up_w,
+        dispatchable_down_w=firm_down_w,
+        dispatchable_hold_s=state.config.dispatchable_hold_s,
+        energy_up_wh=energy_up_wh,
+        energy_down_wh=energy_down_wh,
+        completeness_frac=n_active_fresh / n_active if n_active else 0.0,
+    )
+
+
+def _constant(state: PlantState, portfolio: Portfolio) -> dict[str, object]:
+    """Return the fields that change only with the registry."""
+    nameplate, rows = state.fleet.nameplate, portfolio.rows
+    technology, lifecycle = nameplate.technology[rows], nameplate.lifecycle[rows]
+    export_w = np.bincount(technology, np.maximum(nameplate.power_max_w[rows], 0.0), len(Technology) + 1)
+    n_of = np.bincount(technology, minlength=len(Technology) + 1)
+    return {
+        "portfolio_no": portfolio.portfolio_no,
+        "n_devices": int(rows.size),
+        "n_by_lifecycle": tuple(np.bincount(lifecycle, minlength=len(Lifecycle)).tolist()),
+        "n_by_technology": {t: int(n) for t, n in enumerate(n_of.tolist()) if n},
+        "enrolled_export_w_by_technology": {t: float(export_w[t]) for t, n in enumerate(n_of.tolist()) if n},
+    }
+
+
+def _ingest(state: PlantState, now_ns: int, mono_ns: int) -> IngestCounters:
+    """Return the counters, taken anew every few seconds: with thousands of gateways they cost as much as a decision."""
+    is_due = (mono_ns - state.counters_mono_ns) * 1e-9 >= state.config.counters_every_s
+    if state.ingest is None or is_due:
+        table = state.fleet
+        numbers = table.gateways.gateway_no[: table.n_gateways].tolist()
+        rows = table.counters[: table.n_gateways].tolist()
+        state.counters_mono_ns = mono_ns
+        state.ingest = IngestCounters(
+            role="realtime",
+            instance=f"shard-{state.shard}",
+            at_ns=now_ns,
+            counts_of_gateway={number: tuple(row) for number, row in zip(numbers, rows, strict=True) if row[0]},
+        )
+    return state.ingest
