@@ -39,7 +39,7 @@ CLOCK_CALLS: Final = frozenset(
     "datetime.datetime.now datetime.utcnow datetime.today date.today".split()
 )
 PLACES_WITH_CLOCKS: Final = ("main/", "engines/", "sim/live/")
-_MACHINE: Final = re.compile(r"kernel|\.(?:get|post|put|patch|delete|command|callback)\(")
+_MACHINE: Final = re.compile(r"kernel|\bpart\b|\.(?:get|post|put|patch|delete|command|callback)\(")
 # A migration that has no way back says so.
 _ONE_WAY: Final = "store/migrations/versions/"
 _UNFINISHED: Final = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r"|raise NotImplementedError")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 from tests.links.edge import (
     NOW_MS,
     arrived,
@@ -43,6 +44,9 @@ def engine(tmp_path: Path) -> Iterator[NatsEngine]:
         yield started
 
 
+Work = Coroutine[Any, Any, None]
+
+
 def new_front(bus: Bus, endpoints: NatsEndpoints) -> Front:
     return Front(bus, clock(), FrontSettings("1", broker_settings(endpoints)))
 
@@ -68,7 +72,8 @@ def reading(power_w: float, at_ms: int = NOW_MS) -> bytes:
     return encode_single(Reading(ts=at_ms, p=power_w, soc=0.5))
 
 
-def test_single_readings_of_both_qualities_arrive_once_each(engine: NatsEngine) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_single_readings_of_both_qualities_arrive_once_each(engine: NatsEngine, run: Callable[[Work], None]) -> None:
     async def scenario() -> None:
         endpoints = engine.endpoints
         async with enrolled(endpoints) as bus:
@@ -89,7 +94,7 @@ def test_single_readings_of_both_qualities_arrive_once_each(engine: NatsEngine) 
         assert sorted(-power for no, power in rows if no == 12) == list(range(50))
         assert front.tally.count(1, "accepted") == 101
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_what_was_acknowledged_while_the_front_was_down_arrives_when_it_is_back(engine: NatsEngine) -> None:
@@ -99,12 +104,11 @@ def test_what_was_acknowledged_while_the_front_was_down_arrives_when_it_is_back(
             first = new_front(bus, endpoints)
             async with running(first.run()):
                 await first.may_admit.wait()
-            async with guarded(keeper_bus, first, endpoints):
-                # The front is gone, the gateway is still let in by another gatekeeper.
-                async with mqtt_gateway(endpoints, 1) as gateway:
-                    for n in range(200):
-                        gateway.publish(topic(1, 11), reading(n, NOW_MS + n), qos=1)
-                    await stored(bus, 200)
+            # The front is gone, the gateway is still let in by another gatekeeper.
+            async with guarded(keeper_bus, first, endpoints), mqtt_gateway(endpoints, 1) as gateway:
+                for n in range(200):
+                    gateway.publish(topic(1, 11), reading(n, NOW_MS + n), qos=1)
+                await stored(bus, 200)
             second = new_front(bus, endpoints)
             async with running(second.run()):
                 batches = await arrived(bus, 200)

@@ -15,8 +15,8 @@ from unisono.store import keys
 
 # What a key may do; ``admin`` manages the keys of its own organisation and does not imply the others.
 SCOPES: Final = ("read", "enrol", "dispatch", "admin")
-# The organisation of the platform's operator, by its name; only its admin keys see and make other organisations.
-OPERATOR_NAME: Final = "operator"
+# The organisation that the first start makes is the platform's operator; only its admin keys see and make other organisations.
+OPERATOR_NAME: Final = "default"
 # Longer tokens are none of ours (47 characters); hashing a header of 64 kB would only be work for an attacker.
 TOKEN_CHARS_MAX: Final = 200
 

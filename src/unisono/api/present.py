@@ -181,7 +181,7 @@ def job(found: Job) -> admin.Job:
     url = f"/v1/jobs/{found.job_id}"
     return admin.Job(
         job_id=found.job_id, kind=found.kind, state=found.state, n_total=found.n_total, n_done=found.n_done,
-        n_failed=found.n_failed, progress_frac=round(found.n_done / found.n_total, 4) if found.n_total else 1.0,
+        n_errors=found.n_failed, progress_frac=round(found.n_done / found.n_total, 4) if found.n_total else 1.0,
         created_at=instant_text(found.created_ns), finished_at=instant_text(found.finished_ns),
         reason=found.problem or None, status_url=url, errors_url=f"{url}/errors", result_url=f"{url}/result",
     )  # fmt: skip

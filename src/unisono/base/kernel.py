@@ -26,10 +26,20 @@ def kernel(*signatures: object) -> Callable[[F], F]:
     return compile_function
 
 
-def part(function: F) -> F:
-    """Mark a part of a kernel: it is copied in wherever a kernel calls it.
+def column_kernel(*signatures: object) -> Callable[[F], F]:
+    """Compile like `kernel` a function that allocates nothing, and therefore counts no references.
 
-    Handing a group of columns to a function of its own costs two reference counts an array and call: 2 us instead
-    of 10 ns for three groups, measured at 10,000 rows.
+    Handing a group of columns (a tuple of arrays) on to a `part` would otherwise count two references an array and
+    call: 2 us instead of 20 ns for three groups, measured at 10,000 rows. An array made inside fails to compile.
     """
-    return cast(F, numba.njit(inline="always")(function))
+
+    def compile_function(function: F) -> F:
+        compiled = numba.njit(list(signatures), nogil=True, cache=True, fastmath=False, _nrt=False)
+        return cast("F", compiled(function))
+
+    return compile_function
+
+
+def part(function: F) -> F:
+    """Mark a part of column kernels: compiled into each kernel that calls it."""
+    return cast("F", numba.njit(nogil=True, fastmath=False, _nrt=False)(function))

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
 
 # Technology codes.
@@ -223,7 +223,7 @@ def _share(could_w: float, all_could_w: float, room_w: float) -> float:
     return could_w if all_could_w <= room_w else could_w * max(0.0, room_w) / all_could_w
 
 
-@kernel(types.void(types.int64, types.int64, SITES, NAMEPLATE, PICTURE, LEASES))
+@column_kernel(types.void(types.int64, types.int64, SITES, NAMEPLATE, PICTURE, LEASES))
 def _share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
     """Let the devices of each limited site share what its connection point has left."""
     for site in range(n_sites):
@@ -251,7 +251,7 @@ def _share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, pictu
             picture.low_w[row] = at_w - _share(at_w - picture.low_w[row], sites.down_w[site], room_w)
 
 
-@kernel(
+@column_kernel(
     types.void(
         types.int64, types.int64, types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES
     )

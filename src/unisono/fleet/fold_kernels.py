@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import (
     F4,
     F8,
@@ -82,7 +82,7 @@ def _empty_inflow() -> Inflow:
 INFLOW: Final = numba.typeof(_empty_inflow())
 
 
-@kernel(types.float64(types.float64, types.float64))
+@column_kernel(types.float64(types.float64, types.float64))
 def register_step_wh(before_wh: float, now_wh: float) -> float:
     """Return the energy between two register readings; a roll-over at a power of ten is seen through, a reset is NaN.
 
@@ -253,7 +253,7 @@ def _is_in_range(inflow: Any, k: int, row: int, power_w: float, nameplate: Namep
     return bool(low_w <= power_w <= high_w)
 
 
-@kernel(
+@column_kernel(
     types.int64(
         INFLOW, _ARRAY_I4, _ARRAY_I8, _ARRAY_I8, _ARRAY_I4, NAMEPLATE, SLOTS, PICTURE, LEASES, GATEWAYS, _COUNTERS
     )
@@ -305,7 +305,7 @@ def fold_readings(
     return n_kept
 
 
-@kernel(
+@column_kernel(
     types.int64(
         _ARRAY_I4, _ARRAY_I8, _ARRAY_U1, types.int64, types.int64, types.int64, _ARRAY_F8, _ARRAY_I4, NAMEPLATE,
         LEASES, GATEWAYS,

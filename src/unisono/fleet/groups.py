@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import F4, F8, I4, LEASES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
 from unisono.fleet.table import FleetTable
 
@@ -79,7 +79,7 @@ def _add_row(
     out[14 + picture.trust[row]] += 1.0
 
 
-@kernel(types.void(_I4, _I4, NAMEPLATE, SLOTS, PICTURE, LEASES, _F4, _F4, _F8_2))
+@column_kernel(types.void(_I4, _I4, NAMEPLATE, SLOTS, PICTURE, LEASES, _F4, _F4, _F8_2))
 def add_up(
     member_rows: I4,
     member_starts: I4,

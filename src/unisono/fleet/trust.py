@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import I4, LEASES, N_SOURCES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
 
 
@@ -76,7 +76,7 @@ def settle_s(nameplate: Nameplate, row: int, change_w: float, source: int) -> fl
     return float(waiting_s + (nameplate.period_s[row] if source == 2 else 0.0))
 
 
-@kernel(types.void(types.int64, types.int64, NAMEPLATE, SLOTS, PICTURE))
+@column_kernel(types.void(types.int64, types.int64, NAMEPLATE, SLOTS, PICTURE))
 def reconcile(n: int, mono_ns: int, nameplate: Nameplate, slots: Slots, picture: Picture) -> None:
     """Choose each device's source (the first fresh one by priority, else the newest) and grade its freshness."""
     for row in range(n):
@@ -143,7 +143,7 @@ def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int
     return 1 if picture.n_same[row] >= 2 else 2
 
 
-@kernel(types.int64(types.int64, types.int64, NAMEPLATE, PICTURE, LEASES, _ARRAY_I4))
+@column_kernel(types.int64(types.int64, types.int64, NAMEPLATE, PICTURE, LEASES, _ARRAY_I4))
 def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, found_rows: I4) -> int:
     """Judge every open move and every jump; write the rows found suspect now into ``found_rows``, return how many."""
     n_found = 0
@@ -173,7 +173,7 @@ def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases
     return n_found
 
 
-@kernel(types.void(types.int64, types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
+@column_kernel(types.void(types.int64, types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
 def expect(n: int, mono_ns: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
     """Say where each device is now: as read, or, while a command is on its way, on its ramp to the setpoint."""
     for row in range(n):

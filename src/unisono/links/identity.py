@@ -6,6 +6,7 @@ anybody else's word on it counts as an unknown device.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ class Identity:
     """The maps; ``fold`` changes them, everything else reads."""
 
     def __init__(self) -> None:
+        # Set by whoever follows the registry once all that stood there at its start is folded.
+        self.is_complete = asyncio.Event()
         self.devices = IdTable()
         self.gateways = IdTable()
         # By device_no; NO_GATEWAY: unknown or retired.

@@ -20,6 +20,7 @@ from unisono.plant.state import PlantConfig, new_state
 from unisono.plant.step import Arrival, StepResult, step
 from unisono.sim.region import Region
 from unisono.sim.spec import WorldSpec
+from unisono.sim.world import World
 
 # The region's first instant, a Thursday of late spring in UTC midnight: 2026-05-21.
 START_NS: Final = 1_779_321_600 * NS_PER_S
@@ -75,7 +76,7 @@ class Rehearsal:
 
 def rehearse(spec: RehearsalSpec) -> Rehearsal:
     """Run it from beginning to end."""
-    region = Region(spec.world, spec.start_ns)
+    region = Region(World(spec.world, spec.start_ns))
     state = new_state(0, 1, spec.plant)
     result = Rehearsal()
     digest = hashlib.sha256()

@@ -11,13 +11,15 @@ import os
 import pkgutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import unisono
 
 # The floors that hold kernels; a module is imported only if it says so.
 _FLOORS = ("fleet", "brain", "wire", "plant", "sim")
-_MARK = "import kernel"
+_MARK = "from unisono.base.kernel import"
 
 
 def choose_cache(data_dir: Path) -> Path:
@@ -46,11 +48,22 @@ def kernel_modules() -> list[str]:
 
 
 def warm() -> int:
-    """Import every module that defines kernels; return how many there are."""
+    """Import every module that defines kernels, on all processors; return how many there are.
+
+    What two processes need at the same time is compiled by both; the last round reads it all from the cache and raises
+    what is wrong.
+    """
     names = kernel_modules()
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for started in [pool.submit(_load, name) for name in names]:
+            started.exception()
     for name in names:
         importlib.import_module(name)
     return len(names)
+
+
+def _load(name: str) -> None:
+    importlib.import_module(name)
 
 
 def _is_writable(folder: Path) -> bool:

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import F4, GATEWAYS, I4, I8, LEASES, NAMEPLATE, PICTURE, U1, Gateways, Leases, Nameplate, Picture
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
@@ -258,7 +258,7 @@ def _renew(
     return n
 
 
-@kernel(
+@column_kernel(
     types.UniTuple(types.int64, 2)(
         types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, GATEWAYS, NAMEPLATE, PICTURE,
         LEASES, OUTBOX,

@@ -51,7 +51,8 @@ class Delivery:
         self.outcomes: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Deliver until cancelled."""
+        """Deliver until cancelled, from when it is known who is behind which gateway."""
+        await self._identity.is_complete.wait()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._push(), name="pushed commands")
             tasks.create_task(self._fill(), name="fetched commands")

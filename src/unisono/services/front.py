@@ -57,7 +57,7 @@ class Front:
         self.intake = StreamIntake(bus, settings.shard)
         self.held = HeldCommands()
         # Set when the registry as it stood at the start is folded; then when gateways may be let in.
-        self.knows_registry = asyncio.Event()
+        self.knows_registry = self.identity.is_complete
         self.may_admit = asyncio.Event()
         # Gateways that were revoked or given another secret since; the gatekeeper closes their connections.
         self.to_disconnect: asyncio.Queue[str] = asyncio.Queue()

@@ -135,6 +135,9 @@ class StreamKeeper:
         """Take what is there, flush if it is time, and return how many messages were taken. Raises Unavailable."""
         if self._durable is None or not self._bus.is_connected:
             self._durable = await self._open()
+        if self._is_full():
+            # The last flush failed: what we hold is bounded, the rest waits on the stream.
+            await self.flush()
         try:
             messages = await self._durable.fetch(_FETCH_MESSAGES, wait_s)
             n_taken = sum(self._take(message) for message in messages)
@@ -238,9 +241,10 @@ class StreamKeeper:
         held = self._held
         if held.last is None:
             return False
-        age_ns = self._clock.monotonic_ns() - held.since_ns
-        is_full = held.n_rows >= self._rows_max or held.n_messages >= _HELD_MESSAGES_MAX
-        return is_full or age_ns >= self._age_s * NS_PER_S
+        return self._is_full() or self._clock.monotonic_ns() - held.since_ns >= self._age_s * NS_PER_S
+
+    def _is_full(self) -> bool:
+        return self._held.n_rows >= self._rows_max or self._held.n_messages >= _HELD_MESSAGES_MAX
 
     def _commit(self, segment: Segment) -> None:
         files = write_segment(self._store, segment)

@@ -136,6 +136,15 @@ class Picture:
             if progress.dispatch_id == dispatch_id
         )
 
+    def accepted_of_gateway(self) -> dict[int, int]:
+        """Return the readings accepted of each gateway by all fronts, since their start."""
+        accepted: dict[int, int] = {}
+        for counters in self._counters.values():
+            for gateway_no, counts in counters.counts_of_gateway.items():
+                if gateway_no >= 0 and counts:
+                    accepted[gateway_no] = accepted.get(gateway_no, 0) + counts[0]
+        return accepted
+
     def ingest_counts(self) -> dict[tuple[str, str], dict[str, int]]:
         """Return sums over gateways by (role, instance), named as in COUNTER_NAMES."""
         sources = [*self._counters.values(), *(heard.totals.ingest for heard in self._heard_of_shard.values())]

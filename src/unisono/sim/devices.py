@@ -216,14 +216,14 @@ class Devices:
         self,
         at: NDArray[np.bool_],
         rows: Whole,
-        told: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+        columns: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     ) -> None:
-        """Replace what frozen devices (``rows``, at ``at`` in the told columns) say by what they said first."""
+        """Replace what frozen devices (``rows``, at ``at`` in the columns) say by what they said first."""
         if not rows.size:
             return
         new = np.isnan(self._frozen[0, rows])
-        self._frozen[:, rows[new]] = np.vstack([column[at] for column in told])[:, new]
-        for column, first in zip(told, self._frozen[:, rows], strict=True):
+        self._frozen[:, rows[new]] = np.vstack([column[at] for column in columns])[:, new]
+        for column, first in zip(columns, self._frozen[:, rows], strict=True):
             column[at] = first
 
     def _advance_clocks(self, mono_ns: int) -> None:

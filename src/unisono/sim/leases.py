@@ -58,7 +58,7 @@ _BOUNDS_SLACK = 1.005
 
 
 @kernel("i8(i8, u1, b1, b1)")
-def _judge(kind: int, trait: int, is_connected: bool, is_within: bool) -> int:  # noqa: FBT001 - kernels take no names
+def _judge(kind: int, trait: int, is_connected: bool, is_within: bool) -> int:
     """Return what a device answers to a command that it hasn't seen."""
     if kind == _RELEASE:
         return _ACCEPTED
@@ -104,14 +104,15 @@ def receive(
             code[j] = _OLD_EPOCH
             continue
         epochs[0, gateway] = epoch
-        if command[C_AT_NS, j] > command[C_EXPIRES_NS, j]:
+        is_seen = epoch == lease[NEWEST_EPOCH, i] and seq <= lease[NEWEST_SEQ, i]
+        if command[C_AT_NS, j] > command[C_EXPIRES_NS, j] and not is_seen:
             code[j] = _EXPIRED
             continue
         if not is_reachable[i]:
             code[j] = _UNREACHABLE
             continue
-        if epoch == lease[NEWEST_EPOCH, i] and seq <= lease[NEWEST_SEQ, i]:
-            # Seen before: answer again for the newest.
+        if is_seen:
+            # Dropped, but answered again, for the newest.
             code[j] = lease[LAST_CODE, i]
             answered_seq[j] = lease[NEWEST_SEQ, i]
         else:

@@ -18,6 +18,7 @@ from unisono.store.alarms import Alarm
 from unisono.store.tables.devices import DEVICE, DEVICE_RATING, GATEWAY, OPT_OUT
 from unisono.store.tables.dispatches import DISPATCH_CYCLE
 from unisono.store.tables.operations import ALARM, JOB_ERROR, OUTBOX
+from unisono.store.tables.parties import ORGANISATION
 from unisono.store.tables.places import CONNECTION_POINT, SITE
 from unisono.store.tables.portfolios import PORTFOLIO, PORTFOLIO_MEMBER
 from unisono.store.tables.records import EVENT_LOG
@@ -57,6 +58,27 @@ def portfolio_numbers(connection: Connection) -> Sequence[RowMapping]:
     """Return (portfolio_no, portfolio_id, organisation_id) of every organisation's portfolios, for the alarm loop only."""
     query = select(PORTFOLIO.c.portfolio_no, PORTFOLIO.c.portfolio_id, PORTFOLIO.c.organisation_id)
     return connection.execute(query.where(PORTFOLIO.c.retired_ns.is_(None))).mappings().all()
+
+
+def organisation_ids(connection: Connection) -> list[str]:
+    """Return the ids of all organisations, for the alarm loop only."""
+    return list(connection.execute(select(ORGANISATION.c.organisation_id)).scalars())
+
+
+def gateways_in_service(connection: Connection, gateway_nos: Sequence[int]) -> Sequence[RowMapping]:
+    """Return those of the gateways that are not revoked and carry active devices, for the alarm loop only."""
+    query = (
+        select(GATEWAY.c.gateway_no, GATEWAY.c.gateway_id, GATEWAY.c.organisation_id, func.count().label("n_devices"))
+        .join_from(GATEWAY, DEVICE, DEVICE.c.gateway_no == GATEWAY.c.gateway_no)
+        .where(
+            GATEWAY.c.gateway_no.in_(gateway_nos),
+            GATEWAY.c.is_revoked.is_(False),
+            DEVICE.c.lifecycle == Lifecycle.ACTIVE,
+        )
+        .group_by(GATEWAY.c.gateway_no)
+        .order_by(GATEWAY.c.gateway_no)
+    )
+    return connection.execute(query).mappings().all() if gateway_nos else ()
 
 
 def enrolled(connection: Connection, organisation_id: str, portfolio_no: int) -> Sequence[RowMapping]:

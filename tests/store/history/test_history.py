@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +299,18 @@ def test_what_is_too_old_leaves_and_the_disk_follows_later(
         assert len(manifest.live(connection, ROLLUP_15MIN)) == 1
     assert {path.split("/")[0] for path, _ in store.paths()} == {"rollup_15min"}
     assert DAY == DAY_NS // NS_PER_DAY
+
+
+def test_of_two_historians_at_once_one_keeps_a_span(database: Database, store: ObjectStore) -> None:
+    batch = readings(np.random.default_rng(20), 100)
+
+    def attempt(last: int) -> bool:
+        try:
+            keep(database, store, [batch], 1, last)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(attempt, range(1, 9))) == 1
+    assert all_rows(database, store, READINGS).num_rows == 100

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 import anyio
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import StreamingResponse
 
 from unisono.api import present, present_dispatch
@@ -89,11 +89,14 @@ async def stream_dispatch(dispatch_id: str, request: Request, caller: Reader, co
             summary="The organisation's event log as it grows")
 async def stream_events(
     request: Request, caller: Reader, context: Context,
+    portfolio_id: Annotated[str | None, Query(description="Only this portfolio's entries.")] = None,
     last_event_id: Annotated[str | None, Header(description="Go on after this seq; without it from now on.")] = None,
 ) -> StreamingResponse:  # fmt: skip
     """Event ``event``: one entry of the log, with its seq as id, so that a reconnecting client misses nothing."""
     if last_event_id is not None and not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise InvalidInput("Last-Event-ID", last_event_id, "must be a seq of the event log")
+    if portfolio_id is not None:
+        await context.run(lambda connection: portfolios.get(connection, caller.organisation_id, portfolio_id))
     if last_event_id is None:
         begin = await context.run(views.newest_event_seq)
     else:
@@ -104,7 +107,7 @@ async def stream_events(
         silent_s = 0.0
         while True:
             rows = await context.run(
-                lambda c: views.events(c, caller.organisation_id, portfolio_id="", after=after, limit=EVENTS_PER_POLL)
+                lambda c: views.events(c, caller.organisation_id, portfolio_id=portfolio_id or "", after=after, limit=EVENTS_PER_POLL)
             )
             for row in rows:
                 after = row["seq"]

@@ -71,7 +71,7 @@ class Job(BaseModel):
     state: str = Field(description="queued, running, completed or failed", examples=["running"])
     n_total: int
     n_done: int
-    n_failed: int
+    n_errors: int = Field(description="Rows refused; see errors_url.")
     progress_frac: float
     created_at: str | None = None
     finished_at: str | None = None
@@ -114,6 +114,30 @@ class AckAsked(Asked):
     model_config = ConfigDict(json_schema_extra={"examples": [{"note": "crew informed"}]})
 
     note: Text | None = None
+
+
+class LogVerification(BaseModel):
+    """Whether the event log's hash chain is whole, and its head, to be kept elsewhere."""
+
+    is_whole: bool
+    n_entries: int
+    head: str = Field(description="Hash of the newest entry, hex.")
+    problem: str | None = Field(default=None, description="The first entry that does not fit.")
+
+
+class IngestSource(BaseModel):
+    """Readings that one process has seen since its start, by what became of them."""
+
+    role: str = Field(examples=["front"])
+    instance: str
+    counts: dict[str, int] = Field(examples=[{"accepted": 1000, "kept": 990, "duplicate": 10}])
+
+
+class IngestCounts(BaseModel):
+    """Every reading is accepted or refused, and every accepted one ends in one of the other counts."""
+
+    totals: dict[str, int] = Field(examples=[{"accepted": 1000, "kept": 990, "duplicate": 10}])
+    sources: list[IngestSource]
 
 
 class Health(BaseModel):

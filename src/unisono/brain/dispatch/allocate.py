@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.brain.dispatch.members import FREE, MEMBERS, Members
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
@@ -108,7 +108,7 @@ def _allowed_share(share_w: float, sign: int, k: int, members: Members, nameplat
     return other_w if 0.0 <= other_w <= reach_w else 0.0
 
 
-@kernel(types.float64(types.float64, MEMBERS, NAMEPLATE))
+@column_kernel(types.float64(types.float64, MEMBERS, NAMEPLATE))
 def merit_order(need_w: float, members: Members, nameplate: Nameplate) -> float:
     """Fill the cheapest first; return what is left over (negative: an on-off device kept running gives too much)."""
     left_w = need_w
@@ -129,7 +129,7 @@ def merit_order(need_w: float, members: Members, nameplate: Nameplate) -> float:
     return left_w
 
 
-@kernel(types.float64(types.float64, MEMBERS, NAMEPLATE))
+@column_kernel(types.float64(types.float64, MEMBERS, NAMEPLATE))
 def pro_rata(need_w: float, members: Members, nameplate: Nameplate) -> float:
     """Give everyone the same part of its reach; on-off devices make up their common part in merit order."""
     reach_w = 0.0
@@ -153,7 +153,7 @@ def pro_rata(need_w: float, members: Members, nameplate: Nameplate) -> float:
     return need_w - given_w
 
 
-@kernel(types.float64(types.float64, types.int64, MEMBERS, NAMEPLATE, PICTURE))
+@column_kernel(types.float64(types.float64, types.int64, MEMBERS, NAMEPLATE, PICTURE))
 def soc_fair(need_w: float, sign: int, members: Members, nameplate: Nameplate, picture: Picture) -> float:
     """Level the stores: each gives what lies above a common state of charge (down: takes what lies below), in an hour.
 
@@ -194,7 +194,7 @@ def soc_fair(need_w: float, sign: int, members: Members, nameplate: Nameplate, p
     return left_w
 
 
-@kernel(types.void(types.int64, MEMBERS, NAMEPLATE))
+@column_kernel(types.void(types.int64, MEMBERS, NAMEPLATE))
 def snap(sign: int, members: Members, nameplate: Nameplate) -> None:
     """Move each share that would run a device below its least power: to the least power if that is nearer, else to 0 W.
 
@@ -206,7 +206,7 @@ def snap(sign: int, members: Members, nameplate: Nameplate) -> None:
         members.share_w[k] = _allowed_share(float(members.share_w[k]), sign, k, members, nameplate)
 
 
-@kernel(types.float64(types.int64, types.float64, MEMBERS, NAMEPLATE))
+@column_kernel(types.float64(types.int64, types.float64, MEMBERS, NAMEPLATE))
 def repair(sign: int, need_w: float, members: Members, nameplate: Nameplate) -> float:
     """Bring the sum of shares to ``need_w`` with the continuous members, cheapest first; return what is still missing.
 
@@ -240,7 +240,7 @@ def repair(sign: int, need_w: float, members: Members, nameplate: Nameplate) -> 
     return left_w
 
 
-@kernel(
+@column_kernel(
     types.UniTuple(types.int64, 2)(
         types.int64, types.int64, types.float64, types.float64, MEMBERS, NAMEPLATE, LEASES
     )

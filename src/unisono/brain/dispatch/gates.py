@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import I8, LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
 from unisono.fleet.table import FleetTable
 
@@ -79,7 +79,7 @@ def _trim_site(row: int, over_w: float, change_w: float, sign: int, nameplate: N
     return True
 
 
-@kernel(
+@column_kernel(
     types.void(types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES, _I8)
 )
 def trim_physics(

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import F4, F8, I4, LEASES, NAMEPLATE, PICTURE, SLOTS, U1, Leases, Nameplate, Picture, Slots
 from unisono.fleet.trust import settle_s
 
@@ -289,7 +289,7 @@ def _count_held(
         sums[_N_DELIVERED] += 1.0 if share >= DELIVERED_FRAC else 0.0
 
 
-@kernel(
+@column_kernel(
     types.void(types.int64, types.int64, types.int64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8)
 )
 def weigh(

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import F4, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
 # What a technology can be relied on for, index Technology. Until a fleet's own record is there these are priors: a
@@ -32,7 +32,7 @@ def _share_of_hold(holds_s: float, hold_s: float) -> float:
     return 1.0 if holds_s >= hold_s else max(0.0, holds_s / hold_s) if math.isfinite(holds_s) else 1.0
 
 
-@kernel(types.void(types.int64, types.int64, types.float64, _F8, NAMEPLATE, PICTURE, LEASES, _F4, _F4))
+@column_kernel(types.void(types.int64, types.int64, types.float64, _F8, NAMEPLATE, PICTURE, LEASES, _F4, _F4))
 def firm_w(
     n: int,
     mono_ns: int,

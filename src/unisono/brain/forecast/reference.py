@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import kernel, part
+from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
 _PV, _BESS, _EV, _EVSE, _WATER_HEATER, _THERMOSTAT = 1, 2, 3, 4, 5, 6
@@ -47,7 +47,7 @@ def _mean_w(nameplate: Nameplate, picture: Picture, row: int) -> float:
     return mean_w
 
 
-@kernel(types.void(types.int64, NAMEPLATE, PICTURE, LEASES))
+@column_kernel(types.void(types.int64, NAMEPLATE, PICTURE, LEASES))
 def refer(n: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
     """Set reference_w and its method for every row that holds no lease; a held one keeps its own."""
     for row in range(n):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from unisono.base.errors import Conflict
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
@@ -55,6 +55,8 @@ def commit_segment(connection: Connection, segment: Segment, files: Sequence[Wri
 
     Raises Conflict when the position is not where the segment begins: somebody else wrote this span.
     """
+    # Two historians at once: the second waits here until the first has moved the position.
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(segment.consumer, 0))))
     before = positions.get(connection, segment.consumer)
     if before >= segment.seq_first:
         raise Conflict(
