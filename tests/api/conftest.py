@@ -1,4 +1,4 @@
-"""One PostgreSQL for the session, an empty database for each test, and the API on it without a socket."""
+"""One PostgreSQL and one database for the session, a new organisation for each test, and the API without a socket."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from unisono.api.app import create_app
+from unisono.api.auth import OPERATOR_NAME
 from unisono.api.context import ApiContext
 from unisono.api.enrolment.job import EnrolmentWorker
 from unisono.base.clock import MovableClock
@@ -39,6 +40,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         engine.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres: str) -> Iterator[Database]:
+    """A database with our schema; organisations keep the tests apart, as they do tenants."""
+    _create(postgres, "api_shared", "template_unisono")
+    with open_database(_beside(postgres, "api_shared")) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ class QuietBus:
 class Plant:
     """The API, an organisation with a key of all scopes, and short words for what tests do."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, organisation: str) -> None:
         self.database = database
         self.clock = MovableClock(NOW_NS)
         self.bus = QuietBus()
@@ -78,7 +87,7 @@ class Plant:
             database=database, bus=self.bus, picture=self.picture, clock=self.clock, version="0.0.0"
         )
         self.app = create_app(self.context)
-        self.organisation_id, self.key = self.organisation("default")
+        self.organisation_id, self.key = self.organisation(organisation)
 
     def organisation(self, name: str) -> tuple[str, str]:
         """Make an organisation; return its id and a key with all scopes."""
@@ -139,9 +148,15 @@ class Plant:
 
 
 @pytest.fixture
-def plant(database: Database) -> Plant:
-    """A fresh API."""
-    return Plant(database)
+def plant(shared_database: Database) -> Plant:
+    """The API, for a new organisation."""
+    return Plant(shared_database, f"organisation {next(_numbers)}")
+
+
+@pytest.fixture
+def lone_plant(database: Database) -> Plant:
+    """The API of a database in which the operator's organisation is alone."""
+    return Plant(database, OPERATOR_NAME)
 
 
 def problem_of(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -111,7 +111,8 @@ def test_a_name_that_is_taken_is_a_conflict(plant: Plant) -> None:
     problem_of(plant.post("/v1/vpp/portfolios", {"name": "Same", "assets": []}), 409)
 
 
-def test_what_was_decided_is_on_the_event_log(plant: Plant) -> None:
+def test_what_was_decided_is_on_the_event_log(lone_plant: Plant) -> None:
+    plant = lone_plant
     made = plant.portfolio()
     events = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/events").json()["items"]
     assert [event["kind"] for event in events] == ["portfolio.created"]

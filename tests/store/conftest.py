@@ -23,6 +23,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine = PostgresEngine(tmp_path_factory.mktemp("postgres"))
     url = engine.start()
     try:
+        # What survives a crash is tests/engines' question; here a new database takes 0.04 s instead of 1.3 s.
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         _create(url, "template_unisono", "template1")
         migrate(_beside(url, "template_unisono"))
         yield url

@@ -4,12 +4,14 @@ import threading
 
 import msgspec
 import pytest
-from tests.store.fleets import NOW_NS
+from tests.store.fleets import NOW_NS, enrol_batteries
 
 from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.model.commitment import Commitment, CommitmentInterval
 from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint, decode_request
+from unisono.model.registry import decode_registry
 from unisono.store import commitments, dispatches, organisations, outbox, portfolios
+from unisono.store.announce import announce_everything
 from unisono.store.database import Database
 from unisono.store.identity import fresh_id
 
@@ -164,6 +166,23 @@ def test_what_a_cancelled_dispatch_still_reports_does_not_wake_it(database: Data
         dispatches.record_progress(connection, [progress(kept, 1, "active")])
         assert dispatches.get(connection, wanted.organisation_id, wanted.dispatch_id).state == "cancelled"
         assert dispatches.open_ones(connection) == []
+
+
+def test_everything_can_be_announced_again_for_a_stream_that_was_lost(database: Database, wanted: Dispatch) -> None:
+    with database.begin() as connection:
+        enrol_batteries(connection, wanted.organisation_id, 3)
+        kept = dispatches.create(connection, wanted)
+        over = dispatches.create(connection, msgspec.structs.replace(wanted, dispatch_id=fresh_id("dispatch", 1)))
+        dispatches.cancel(connection, wanted.organisation_id, over.dispatch_id, NOW_NS)
+        first = outbox.waiting(connection)
+        outbox.mark_published(connection, [row.outbox_id for row in first], NOW_NS)
+        # One gateway, three devices, one portfolio, one dispatch that is open.
+        assert announce_everything(connection, NOW_NS) == 6
+        again = outbox.waiting(connection)
+    assert [decode_request(row.payload) for row in again if row.subject == "requests.0"] == [kept]
+    records = [record for row in again[:-1] for record in decode_registry(row.payload).records]
+    before = [record for row in first if row.subject == "registry.0" for record in decode_registry(row.payload).records]
+    assert sorted(map(repr, records)) == sorted(map(repr, before))
 
 
 def test_commitments_are_owed_until_they_are_withdrawn(database: Database, wanted: Dispatch) -> None:

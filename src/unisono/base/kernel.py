@@ -42,4 +42,4 @@ def column_kernel(*signatures: object) -> Callable[[F], F]:
 
 def part(function: F) -> F:
     """Mark a part of column kernels: compiled into each kernel that calls it."""
-    return cast("F", numba.njit(nogil=True, fastmath=False, _nrt=False)(function))
+    return cast("F", numba.njit(nogil=True, fastmath=False, forceinline=True, _nrt=False)(function))

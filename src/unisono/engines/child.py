@@ -22,8 +22,6 @@ POLL_S = 0.01
 LOG_BYTES_MAX = 16 << 20
 
 _Task = tuple[Callable[[], "subprocess.Popen[bytes]"], "Future[subprocess.Popen[bytes]]"]
-_tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-_thread_is_running = threading.Lock()
 
 
 def start(
@@ -48,7 +46,7 @@ def start(
                 env=_environment(),
             )
 
-    return _in_lasting_thread(spawn)
+    return _SPAWNER.do(spawn)
 
 
 def run(command: Sequence[str | Path], folder: Path, *, drop: str = "none", timeout_s: float = 60.0) -> tuple[int, str]:
@@ -147,19 +145,32 @@ def _environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-def _in_lasting_thread(spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """Run ``spawn`` in a thread that lives as long as the process: the kernel's death signal follows the thread."""
-    if _thread_is_running.acquire(blocking=False):
-        threading.Thread(target=_spawn_forever, name="engines-spawn", daemon=True).start()
-    future: Future[subprocess.Popen[bytes]] = Future()
-    _tasks.put((spawn, future))
-    return future.result()
+class _Spawner:
+    """A thread that lives as long as the process: the kernel sends the death signal when the forking thread ends."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._mutex = threading.Lock()
+
+    def do(self, spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """Run ``spawn`` there and return what it returns, or raise what it raises."""
+        with self._mutex:
+            # After a fork of ours the thread is gone, and a new one is made.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="engines-spawn", daemon=True)
+                self._thread.start()
+        future: Future[subprocess.Popen[bytes]] = Future()
+        self._tasks.put((spawn, future))
+        return future.result()
+
+    def _run(self) -> None:
+        while True:
+            spawn, future = self._tasks.get()
+            try:
+                future.set_result(spawn())
+            except Exception as problem:  # noqa: BLE001 - raised in the thread that asked
+                future.set_exception(problem)
 
 
-def _spawn_forever() -> None:
-    while True:
-        spawn, future = _tasks.get()
-        try:
-            future.set_result(spawn())
-        except Exception as problem:  # noqa: BLE001 - raised in the thread that asked
-            future.set_exception(problem)
+_SPAWNER = _Spawner()

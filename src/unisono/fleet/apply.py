@@ -74,16 +74,19 @@ def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_
     )
 
 
-def apply_acks(table: FleetTable, batch: AckBatch, received_mono_ns: int, now_ns: int) -> int:
-    """Fold what devices and gateways answered; return how many refusals there were."""
-    gateway = table.gateway_of_no.get(batch.gateway_no, 0)
-    table.gateways.heard_mono_ns[gateway] = received_mono_ns
+def apply_acks(table: FleetTable, batches: Sequence[AckBatch], received_mono_ns: Sequence[int], now_ns: int) -> int:
+    """Fold what devices and gateways answered, in order; return how many refusals there were."""
+    sizes = [len(batch) for batch in batches]
+    gateways = np.array([table.gateway_of_no.get(batch.gateway_no, 0) for batch in batches], np.int32)
+    received_ns = np.array(received_mono_ns, np.int64)
+    table.gateways.heard_mono_ns[gateways] = received_ns
     return fold_acks(
-        np.array(batch.device_no, np.int32),
-        np.array(batch.seq, np.int64),
-        np.array(batch.code, np.uint8),
-        gateway,
-        received_mono_ns,
+        np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        np.concatenate([batch.device_no for batch in batches]),
+        np.concatenate([batch.seq for batch in batches]),
+        np.concatenate([batch.code for batch in batches]),
+        gateways,
+        received_ns,
         now_ns,
         REFUSAL_PAUSE_S,
         table.row_of_device,

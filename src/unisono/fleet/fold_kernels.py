@@ -307,16 +307,17 @@ def fold_readings(
 
 @column_kernel(
     types.int64(
-        _ARRAY_I4, _ARRAY_I8, _ARRAY_U1, types.int64, types.int64, types.int64, _ARRAY_F8, _ARRAY_I4, NAMEPLATE,
+        _ARRAY_I4, _ARRAY_I4, _ARRAY_I8, _ARRAY_U1, _ARRAY_I4, _ARRAY_I8, types.int64, _ARRAY_F8, _ARRAY_I4, NAMEPLATE,
         LEASES, GATEWAYS,
     )
 )
 def fold_acks(
+    batch: I4,
     device_no: I4,
     seq: I8,
     code: U1,
-    gateway: int,
-    mono_ns: int,
+    gateway_of_batch: I4,
+    received_mono_ns: I8,
     now_ns: int,
     pause_s: F8,
     row_of_device: I4,
@@ -327,6 +328,8 @@ def fold_acks(
     """Fold answers; return how many refused. Answers to older commands, and from strangers, change nothing."""
     n_refused = 0
     for k in range(device_no.size):
+        gateway = gateway_of_batch[batch[k]]
+        mono_ns = received_mono_ns[batch[k]]
         if device_no[k] == -1:
             if code[k] == 0 and seq[k] >= gateways.acked_seq[gateway]:
                 gateways.acked_seq[gateway] = seq[k]

@@ -36,10 +36,11 @@ from sqlalchemy import Connection, text
 from unisono.base.clock import Clock
 from unisono.base.errors import Conflict, DamagedRecord, InvalidInput, Unavailable
 from unisono.engines.postgres import PostgresEngine
-from unisono.main import announcement, endpoints
+from unisono.main import endpoints
 from unisono.main.clock import SystemClock
 from unisono.main.config import Settings
 from unisono.store import event_log
+from unisono.store.announce import announce_everything
 from unisono.store.database import Database, open_database
 from unisono.store.history import manifest
 from unisono.store.history.objects import ObjectStore, open_store
@@ -228,7 +229,7 @@ def _begin_anew(connection: Connection, now_ns: int) -> None:
     """Fit the records to streams that are new and to gateways that remember later epochs."""
     connection.execute(text("UPDATE shard_lease SET epoch = epoch + :ahead"), {"ahead": _EPOCHS_AHEAD})
     connection.execute(text("DELETE FROM stream_position"))
-    announcement.announce_everything(connection, now_ns)
+    announce_everything(connection, now_ns)
 
 
 def _dump(connection: Connection, name: str, folder: Path) -> TableFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -12,6 +12,10 @@ from rich.table import Table
 
 from unisono.main import config
 from unisono.main.config import Settings
+
+
+# Three letters, an underscore, 26 characters of base 32.
+ID_WIDTH: Final = 30
 
 
 def load_settings() -> Settings:
@@ -32,7 +36,11 @@ def print_json(value: Any) -> None:
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
     """Print rows as a table; what is absent stays empty."""
-    table = Table(*columns, box=None)
+    table = Table(box=None)
+    for column in columns:
+        # An id is there to be copied: whole, on one line, however narrow the terminal.
+        is_id = column.endswith("_id")
+        table.add_column(column, no_wrap=is_id, min_width=ID_WIDTH if is_id else None)
     for row in rows:
         table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
     Console().print(table)

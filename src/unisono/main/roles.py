@@ -91,6 +91,7 @@ async def _realtime(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
 
 
 async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    from unisono.api import loops
     from unisono.api.app import create_app
     from unisono.api.context import ApiContext
     from unisono.services import outbox_relay, picture
@@ -116,6 +117,7 @@ async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     )
     tasks.create_task(tail.run())
     tasks.create_task(picture.run(wiring.bus, seen))
+    tasks.create_task(loops.run(context))
     tasks.create_task(outbox_relay.run(wiring.database, wiring.bus, wiring.clock, relay))
     port = endpoints.port_of(wiring.facts.api_url)
     tasks.create_task(health.serve(create_app(context), wiring.settings.http_host, port))

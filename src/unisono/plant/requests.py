@@ -46,6 +46,19 @@ def members_of(state: PlantState, spec: Dispatch) -> Members:
     return new_members(rows, table.nameplate, table.picture)
 
 
+def draft(state: PlantState, spec: Dispatch, now_ns: int, dispatch_no: int = -2) -> ActiveDispatch:
+    """Return the dispatch with its references frozen now; it is not yet the state's."""
+    return ActiveDispatch(
+        spec=spec,
+        dispatch_no=dispatch_no,
+        members=members_of(state, spec),
+        accepted_ns=now_ns,
+        frozen_ns=now_ns,
+        fleet_version=state.fleet.version,
+        sign=1 if not spec.targets or spec.targets[0].power_w >= 0.0 else -1,
+    )
+
+
 def refreshed(state: PlantState, active: ActiveDispatch) -> None:
     """Take over changes of membership; who was a member keeps its reference."""
     if active.fleet_version != state.fleet.version:
@@ -100,19 +113,10 @@ def _fold_dispatch(state: PlantState, spec: Dispatch, now_ns: int) -> None:
 
 
 def _accept(state: PlantState, spec: Dispatch, now_ns: int) -> None:
-    members = members_of(state, spec)
     dispatch_no = spec.dispatch_no if spec.dispatch_no >= 0 else state.next_dispatch_no
     state.next_dispatch_no = max(state.next_dispatch_no, dispatch_no) + 1
-    first_w = spec.targets[0].power_w
-    active = state.dispatches[spec.dispatch_id] = ActiveDispatch(
-        spec=spec,
-        dispatch_no=dispatch_no,
-        members=members,
-        accepted_ns=now_ns,
-        frozen_ns=now_ns,
-        fleet_version=state.fleet.version,
-        sign=1 if first_w >= 0.0 else -1,
-    )
+    active = state.dispatches[spec.dispatch_id] = draft(state, spec, now_ns, dispatch_no)
+    members = active.members
     methods = {method.name.lower(): int((members.method == method).sum()) for method in ReferenceMethod}
     state.pending_log.append(
         log_entry(

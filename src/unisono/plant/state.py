@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,10 @@ from unisono.brain.dispatch.controller import ActiveDispatch, SteeringConfig
 from unisono.fleet.table import FleetTable
 from unisono.model.totals import IngestCounters, LogEntry
 from unisono.plant.leases import SEQ_BITS
+
+
+# Thirty years: receipts of before the machine's own clock began are then still after this one's.
+MONO_BEGINS_NS: Final = 10**18
 
 
 class PlantConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +46,8 @@ class PlantState:
     config: PlantConfig
     fleet: FleetTable
     next_seq: int
+    # The state's own monotonic clock is so far ahead of the process's; it goes on over restarts and is never negative.
+    mono_shift_ns: int = MONO_BEGINS_NS
     next_dispatch_no: int = 1
     cycle: int = 0
     # When this epoch's owner first ran; -1: not yet.

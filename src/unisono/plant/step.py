@@ -66,15 +66,16 @@ def step(
 ) -> StepResult:
     """Run one cycle; ``state`` is changed in place."""
     fold(state, arrivals, requests, registry, now_ns, monotonic_ns)
+    mono_ns = monotonic_ns + state.mono_shift_ns
     if state.epoch_mono_ns < 0:
-        state.epoch_mono_ns = monotonic_ns
+        state.epoch_mono_ns = mono_ns
     state.cycle += 1
-    drafts = run_dispatches(state, now_ns, monotonic_ns)
+    drafts = run_dispatches(state, now_ns, mono_ns)
     _pass_gates(state, now_ns)
     table = state.fleet
     outbox = new_outbox(table.n_devices + table.n_gateways)
     n, state.next_seq = send(
-        table, outbox, state.next_seq, epoch_mono_ns=state.epoch_mono_ns, now_ns=now_ns, mono_ns=monotonic_ns
+        table, outbox, state.next_seq, epoch_mono_ns=state.epoch_mono_ns, now_ns=now_ns, mono_ns=mono_ns
     )
     header = {"shard": state.shard, "epoch": state.epoch, "cycle": state.cycle, "issued_ns": now_ns}
     frames = frames_of(outbox, n, header)
@@ -83,7 +84,7 @@ def step(
     log, state.pending_log = tuple(state.pending_log), []
     return StepResult(
         frames=frames,
-        totals=shard_totals(state, progress, now_ns, monotonic_ns),
+        totals=shard_totals(state, progress, now_ns, mono_ns),
         outcomes=OutcomeBatch(
             shard=state.shard, epoch=state.epoch, cycle=state.cycle, at_ns=now_ns, progress=progress, log=log
         ),
@@ -108,7 +109,7 @@ def fold(
         state.static_totals.clear()
         state.clear_sky_mono_ns = -1
     _fold_arrivals(state, arrivals, now_ns)
-    _picture(state, now_ns, monotonic_ns)
+    _picture(state, now_ns, monotonic_ns + state.mono_shift_ns)
     for request in requests:
         fold_request(state, request, now_ns)
     table.refresh_opt_outs(now_ns)
@@ -126,13 +127,22 @@ def _fold_registry(state: PlantState, batch: RegistryBatch) -> None:
 
 def _fold_arrivals(state: PlantState, arrivals: Sequence[Arrival], now_ns: int) -> None:
     """Fold readings first: an answer is about the command, a reading about what came of it, and slots keep them apart."""
-    readings = [a for a in arrivals if isinstance(a.batch, ReadingBatch)]
-    if readings:
-        batches = [a.batch for a in readings if isinstance(a.batch, ReadingBatch)]
-        apply_readings(state.fleet, batches, [a.received_monotonic_ns for a in readings])
+    shift_ns = state.mono_shift_ns
+    readings: list[ReadingBatch] = []
+    answers: list[AckBatch] = []
+    read_mono_ns: list[int] = []
+    answered_mono_ns: list[int] = []
     for arrival in arrivals:
-        if isinstance(arrival.batch, AckBatch) and len(arrival.batch):
-            apply_acks(state.fleet, arrival.batch, arrival.received_monotonic_ns, now_ns)
+        if isinstance(arrival.batch, ReadingBatch):
+            readings.append(arrival.batch)
+            read_mono_ns.append(arrival.received_monotonic_ns + shift_ns)
+        else:
+            answers.append(arrival.batch)
+            answered_mono_ns.append(arrival.received_monotonic_ns + shift_ns)
+    if readings:
+        apply_readings(state.fleet, readings, read_mono_ns)
+    if answers:
+        apply_acks(state.fleet, answers, answered_mono_ns, now_ns)
 
 
 def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:

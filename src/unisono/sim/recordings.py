@@ -28,6 +28,9 @@ QUARTERS: Final = 35_040  # quarter-hours of a year of 365 days
 # 182 whole days: half a year that keeps the time of day.
 HALF_YEAR_H: Final = 4368.0
 LITRES_PER_GALLON: Final = 3.785
+QUARTERS_PER_DAY: Final = 96
+# Two hours at the very same value above zero: no roof does that (a building's coarse meter may).
+STUCK_QUARTERS: Final = 8
 MINUTES: Final = 525_600
 # Sixteen whole weeks of the first recorded period, Monday to Monday.
 SESSIONS_FROM, SESSION_DAYS = datetime(2019, 5, 6, tzinfo=UTC), 112
@@ -117,8 +120,7 @@ def read_monash(folder: Path) -> tuple[Table, Table]:
     turned_h = (334 * 24.0 + 10.0 + HALF_YEAR_H) % 8760.0
     tables: dict[str, list[Table]] = {"Building": [], "Solar": []}
     for name, values in sorted(series.items()):
-        known = np.flatnonzero(~np.isnan(values))
-        filled = np.interp(np.arange(QUARTERS), known, values[known])
+        filled = _mended(values, can_stick=name.startswith("Solar"))
         top = max(float(np.quantile(filled, 0.999)), 1e-9)
         tables["Solar" if name.startswith("Solar") else "Building"].append(
             _on_year(np.clip(filled / top, 0, 1), 0.25, turned_h)
@@ -175,6 +177,21 @@ def _on_year(values: Floats, step_h: float, first_h: float) -> Table:
     blend = position - before
     after = (before + 1) % values.size
     return ((1.0 - blend) * values[before % values.size] + blend * values[after]).astype(np.float32)
+
+
+def _mended(values: Floats, *, can_stick: bool) -> Floats:
+    """Return quarter-hours without gaps: a logger that stuck for hours is a gap too; the usual at that time fills it.
+
+    Roofs of the Monash set stand still at one value for nights on end, where their loggers were away.
+    """
+    changes = np.flatnonzero(np.diff(values) != 0.0) + 1
+    bounds = np.concatenate([[0], changes, [values.size]])
+    lengths = np.repeat(np.diff(bounds), np.diff(bounds))
+    is_stuck = can_stick & (lengths >= STUCK_QUARTERS) & (values > 0.0)
+    days = np.where(is_stuck, np.nan, values).reshape(-1, QUARTERS_PER_DAY)
+    known = ~np.isnan(days)
+    usual = np.where(known, days, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, days, usual).reshape(-1)
 
 
 def _local(text: str) -> datetime:

@@ -68,7 +68,9 @@ def create(
 def claim(connection: Connection, worker: str, now_ns: int, kind: str | None = None) -> tuple[Job, bytes] | None:
     """Take the oldest job that is queued, or running but left by its worker, and return it with its request.
 
-    None if there is nothing to do. A job taken over goes on at ``n_done``: commit a batch together with ``advance``.
+    Left: not heard of for ABANDONED_S, or ``worker`` itself has it, which then was started again (so a worker does one
+    job at a time). None if there is nothing to do. A job taken over goes on at ``n_done``: commit a batch together with
+    ``advance``.
     """
     silent = _C.heartbeat_ns < now_ns - round(ABANDONED_S * NS_PER_S)
     waiting = or_(_C.state == "queued", and_(_C.state == "running", or_(silent, _C.worker == worker)))

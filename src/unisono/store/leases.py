@@ -21,7 +21,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 def acquire(
-    connection: Connection, shard: int, owner: str, duration_s: float, now_ns: int | None = None
+    connection: Connection, shard: int, owner: str, duration_s: float, *, now_ns: int | None = None
 ) -> int | None:
     """Take the shard and return the new epoch, or None while another owner's lease runs.
 
@@ -38,7 +38,7 @@ def acquire(
 
 
 def renew(
-    connection: Connection, shard: int, owner: str, epoch: int, duration_s: float, now_ns: int | None = None
+    connection: Connection, shard: int, owner: str, epoch: int, duration_s: float, *, now_ns: int | None = None
 ) -> bool:
     """Let the lease run ``duration_s`` from now; False means that it is lost for good (another epoch has begun)."""
     expires = _now(now_ns) + round(duration_s * NS_PER_S)

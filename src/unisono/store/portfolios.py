@@ -61,7 +61,7 @@ def create(
     }
     portfolio_no = connection.execute(insert(PORTFOLIO).returning(_P.portfolio_no), row).scalar_one()
     _let_in(connection, organisation_id, portfolio_no, device_nos, now_ns)
-    _announce(connection, organisation_id, portfolio_no, now_ns)
+    announce(connection, organisation_id, portfolio_no, now_ns)
     return get(connection, organisation_id, row["portfolio_id"])  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ def change(
         leaving = (_M.portfolio_no == portfolio_no) & _M.valid_to_ns.is_(None) & _M.device_no.in_(remove)
         connection.execute(update(PORTFOLIO_MEMBER).where(leaving).values(valid_to_ns=now_ns))
     _let_in(connection, organisation_id, portfolio_no, add, now_ns)
-    _announce(connection, organisation_id, portfolio_no, now_ns)
+    announce(connection, organisation_id, portfolio_no, now_ns)
     return get(connection, organisation_id, portfolio_id)
 
 
@@ -96,7 +96,7 @@ def retire(connection: Connection, organisation_id: str, portfolio_id: str, now_
     members = (_M.portfolio_no == portfolio_no) & _M.valid_to_ns.is_(None)
     connection.execute(update(PORTFOLIO_MEMBER).where(members).values(valid_to_ns=now_ns))
     connection.execute(update(PORTFOLIO).where(_P.portfolio_no == portfolio_no).values(retired_ns=now_ns))
-    _announce(connection, organisation_id, portfolio_no, now_ns)
+    announce(connection, organisation_id, portfolio_no, now_ns)
     return get(connection, organisation_id, portfolio_id)
 
 
@@ -145,7 +145,8 @@ def records(connection: Connection, portfolio_no: int) -> dict[int, PortfolioRec
     }
 
 
-def _announce(connection: Connection, organisation_id: str, portfolio_no: int, now_ns: int) -> None:
+def announce(connection: Connection, organisation_id: str, portfolio_no: int, now_ns: int) -> None:
+    """Put the portfolio's present record into the outbox, each shard's own; whoever changes it raises its revision."""
     for shard, record in records(connection, portfolio_no).items():
         outbox.put_records(connection, shard, [record], organisation_id, now_ns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from tests.store.history.running import Records, running_records
 
 from unisono.base.errors import Conflict, DamagedRecord, InvalidInput, TooMany
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
+from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint
+from unisono.store import dispatches, organisations, portfolios
 from unisono.store.database import Database
 from unisono.store.history import compaction, evidence, intake, manifest, queries, retention, rollup
 from unisono.store.history.compaction import CompactionPolicy
@@ -24,6 +27,7 @@ from unisono.store.history.kinds import COMMANDS, NS_PER_DAY, READINGS, ROLLUP_1
 from unisono.store.history.objects import ObjectStore, open_store
 from unisono.store.history.reader import HistoryReader
 from unisono.store.history.writer import Batch, Segment, commit_segment, write_segment
+from unisono.store.identity import fresh_id
 
 NOW_NS = DAY_NS + 2 * NS_PER_DAY
 SPAN_NS = (DAY_NS, DAY_NS + NS_PER_DAY)
@@ -199,6 +203,8 @@ def test_the_command_log_has_answers_and_counts_what_is_in_file_and_tail_once(
     reader = HistoryReader(database, store, lambda: ([frames(2), frames(3)], []))
     log = reader.device_commands(4, *SPAN_NS, limit=10)
     assert [(row["cycle"], row["seq"], row["ack_code"]) for row in log] == [(1, 115, 1), (2, 215, None), (3, 315, None)]
+    assert [(row["value"], row["ttl_s"]) for row in log] == [(None, None)] * 3
+    assert [row["value"] for row in reader.device_commands(3, *SPAN_NS, limit=10)] == [1001.0, 1002.0, 1003.0]
     assert log[0]["answered_ns"] == DAY_NS + 4_500_000_000
     assert [row["cycle"] for row in reader.device_commands(4, *SPAN_NS, limit=2)] == [2, 3]
     assert reader.through_ns("commands") == DAY_NS + 12_000_000_000
@@ -237,6 +243,66 @@ def test_the_log_verifies_until_one_byte_of_a_commands_file_is_flipped(
     path.unlink()
     with database.begin() as connection:
         assert "is missing" in evidence.verify_log(connection, store).first_damage
+
+
+def test_frames_are_held_against_the_digests_of_their_cycles(database: Database, store: ObjectStore) -> None:
+    dispatch = some_dispatch(database)
+    for at in range(1, 4):
+        keep(database, store, [frames(at)], at, at)
+    late = frames(10_000)
+    keep(database, store, [late], 4, 4)
+
+    def verified(*cycles: tuple[int, str]) -> evidence.LogReport:
+        progress = [cycle_of(dispatch, cycle, digest) for cycle, digest in cycles]
+        with database.begin() as connection:
+            dispatches.record_progress(connection, progress)
+            return evidence.verify_log(connection, store)
+
+    digest = hashlib.sha256(frames(2).encode()).hexdigest()
+    found = verified((1, ""), (2, digest))
+    assert (found.is_sound, found.n_frames) == (True, 1)
+    merge_all(database, store, CompactionPolicy())
+    found = verified((20_000, "not written yet"))
+    assert (found.is_sound, found.n_frames) == (True, 1)
+    assert "cycle (0, 3, 4) are in no file" in verified((4, "gone")).first_damage
+    assert "cycle (0, 3, 3) has other frames" in verified((3, digest)).first_damage
+
+
+def some_dispatch(database: Database) -> Dispatch:
+    with database.begin() as connection:
+        owner = organisations.add(connection, "owner", DAY_NS)
+        portfolio = portfolios.create(connection, owner.organisation_id, "all", DAY_NS)
+        return dispatches.create(
+            connection,
+            Dispatch(
+                dispatch_id=fresh_id("dispatch", DAY_NS),
+                revision=1,
+                organisation_id=owner.organisation_id,
+                portfolio_id=portfolio.portfolio_id,
+                portfolio_no=portfolio.portfolio_no,
+                kind="change_w",
+                start_ns=DAY_NS,
+                end_ns=DAY_NS + NS_PER_DAY,
+                targets=(TargetPoint(DAY_NS, 5000.0),),
+            ),
+        )
+
+
+def cycle_of(dispatch: Dispatch, cycle: int, digest: str) -> DispatchProgress:
+    names = [name for name in DispatchProgress.__struct_fields__ if name.startswith("n_") or name.endswith("_w")]
+    return DispatchProgress(
+        **dict.fromkeys(names, 0),
+        dispatch_id=dispatch.dispatch_id,
+        revision=1,
+        organisation_id=dispatch.organisation_id,
+        portfolio_id=dispatch.portfolio_id,
+        shard=0,
+        epoch=3,
+        cycle=cycle,
+        at_ns=DAY_NS + cycle * 4_000_000_000,
+        state="active",
+        frames_digest=digest,
+    )
 
 
 def test_a_damaged_file_is_never_merged_away(database: Database, store: ObjectStore, tmp_path: Path) -> None:

@@ -111,6 +111,23 @@ def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, 
     return Steered(target_w, delivered_w, shortfall_w, left_w, n_called, n_let_go, due_frac >= 1.0)
 
 
+def largest_change(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> tuple[float, float, float]:
+    """Share out the profile's largest change as if it were due now.
+
+    Returns the target in the words of its kind, the change it asks for, and what of that nobody can give. Setpoints are
+    not written.
+    """
+    target_w = change_w = 0.0
+    for _ in range(2):
+        _weigh(active, table, mono_ns)
+        changes = [(p.power_w, _change_of_w(active, p.power_w)) for p in active.spec.targets]
+        target_w, change_w = max(changes, key=lambda pair: abs(pair[1]))
+        if change_w * active.sign >= 0.0:
+            break
+        active.sign = -active.sign
+    return target_w, change_w, _allocate(active, table, abs(change_w))
+
+
 def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str:
     """Follow the shortfall; return "begins", "ends" or "" for this cycle."""
     significant_w = SHORT_FRAC * max(abs(steered.target_w), 1.0)
@@ -142,17 +159,7 @@ def _weighed_change_w(
     """Weigh the members in the direction that the target needs; return the change to steer for."""
     share = steering_frac(active.spec, now_ns, config.lead_s)
     for _ in range(2):
-        weigh(
-            active.sign,
-            active.dispatch_no,
-            mono_ns,
-            active.members,
-            table.nameplate,
-            table.slots,
-            table.picture,
-            table.leases,
-            active.sums,
-        )
+        _weigh(active, table, mono_ns)
         wanted_w = _full_change_w(active, now_ns + round(config.lead_s * NS_PER_S))
         sign = active.sign if wanted_w == 0.0 else 1 if wanted_w > 0.0 else -1
         if sign == active.sign:
@@ -161,10 +168,28 @@ def _weighed_change_w(
     return share * wanted_w
 
 
+def _weigh(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> None:
+    weigh(
+        active.sign,
+        active.dispatch_no,
+        mono_ns,
+        active.members,
+        table.nameplate,
+        table.slots,
+        table.picture,
+        table.leases,
+        active.sums,
+    )
+
+
 def _full_change_w(active: ActiveDispatch, at_ns: int) -> float:
     """Return the change that the profile asks for in full force, in the words of its kind."""
+    return _change_of_w(active, profile_w(active.spec, min(at_ns, active.spec.end_ns - 1)))
+
+
+def _change_of_w(active: ActiveDispatch, power_w: float) -> float:
+    """Return the change that a target asks for, in the words of its kind."""
     spec = active.spec
-    power_w = profile_w(spec, min(at_ns, spec.end_ns - 1))
     if spec.kind == EventKind.CHANGE_W:
         return power_w
     beyond_w = power_w - float(active.sums[_BASE])

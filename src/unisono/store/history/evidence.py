@@ -6,25 +6,36 @@ others), ``history.commands_expired`` (retention let files go). Together they sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
+import numpy as np
 from sqlalchemy import Connection, func, literal, select, union_all
 
 from unisono.base.errors import DamagedRecord
+from unisono.base.instants import NS_PER_S
 from unisono.model.totals import LogEntry
 from unisono.store import event_log
-from unisono.store.history.files import WrittenFile
+from unisono.store.history.files import WrittenFile, read_all
+from unisono.store.history.intake import frame_of_rows
 from unisono.store.history.kinds import COMMANDS
 from unisono.store.history.manifest import ManifestFile
 from unisono.store.history.objects import ObjectStore
+from unisono.store.tables.dispatches import DISPATCH_CYCLE
 from unisono.store.tables.records import EVENT_LOG, HISTORY_FILE
 
 CAME: Final = "history.commands_file"
 MERGED: Final = "history.commands_merged"
 EXPIRED: Final = "history.commands_expired"
 
+# A wall clock that is set back puts a later frame at an earlier instant; the historian is far closer than this.
+_LAG_NS: Final = 600 * NS_PER_S
+
+# Shard, epoch and cycle.
+_Cycle = tuple[int, int, int]
 # The number of the log's entry, and what it says of a file.
 _Promise = tuple[int, dict[str, Any]]
 
@@ -36,6 +47,8 @@ class LogReport:
     head: event_log.Head
     n_files: int
     n_rows: int
+    # Cycles whose frame, put together again from its rows, has the digest that the cycle's record names.
+    n_frames: int
     first_damage: str
 
     @property
@@ -71,18 +84,25 @@ def verify_log(connection: Connection, store: ObjectStore, expected: event_log.H
     try:
         head = event_log.verify(connection, expected)
     except DamagedRecord as damage:
-        return LogReport(event_log.head(connection), 0, 0, str(damage))
-    n_files = n_rows = 0
+        return LogReport(event_log.head(connection), 0, 0, 0, str(damage))
+    n_files = n_rows = n_frames = 0
+    digests = _digests_of_cycles(connection)
     promised, listed = _promised_and_listed(connection)
     for path, (seq, facts) in promised.items():
         damage_found = _damage(store, path, facts, listed.pop(path, None))
         if damage_found:
-            return LogReport(head, n_files, n_rows, f"event log entry {seq}: {damage_found}")
+            return LogReport(head, n_files, n_rows, n_frames, f"event log entry {seq}: {damage_found}")
+        for cycle, sha256 in _frames_of(store, path):
+            wanted = digests.pop(cycle, None)
+            if wanted is not None and wanted[0] != sha256:
+                words = f"cycle {cycle} has other frames in {path} than its record says"
+                return LogReport(head, n_files, n_rows, n_frames, words)
+            n_frames += wanted is not None
         n_files += 1
         n_rows += int(facts["n_rows"])
     for path in listed:
-        return LogReport(head, n_files, n_rows, f"history file {path} is not in the event log")
-    return LogReport(head, n_files, n_rows, "")
+        return LogReport(head, n_files, n_rows, n_frames, f"history file {path} is not in the event log")
+    return LogReport(head, n_files, n_rows, n_frames, _missing_frames(connection, digests))
 
 
 def _promised_and_listed(connection: Connection) -> tuple[dict[str, _Promise], dict[str, str]]:
@@ -106,6 +126,38 @@ def _promised_and_listed(connection: Connection) -> tuple[dict[str, _Promise], d
         if kind != EXPIRED:
             promised[body["path"]] = (seq, body)
     return promised, listed
+
+
+def _digests_of_cycles(connection: Connection) -> dict[_Cycle, tuple[str, int]]:
+    """Return (digest, instant) of the frames of every recorded cycle that sent any."""
+    c = DISPATCH_CYCLE.c
+    cycles = select(c.shard, c.epoch, c.cycle, c.frames_digest, c.at_ns).where(c.frames_digest != "").distinct()
+    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in connection.execute(cycles)}
+
+
+def _frames_of(store: ObjectStore, path: str) -> Iterator[tuple[_Cycle, str]]:
+    """Yield (shard, epoch, cycle) and the digest of each frame in a commands file."""
+    shard = int(path.split("shard=")[1].split("/")[0])
+    table = read_all(store, COMMANDS, path).sort_by([("epoch", "ascending"), ("cycle", "ascending")])
+    epoch, cycle = (table.column(name).to_numpy() for name in ("epoch", "cycle"))
+    begins = np.flatnonzero(np.r_[True, (np.diff(epoch) != 0) | (np.diff(cycle) != 0)])
+    for first, end in pairwise([*begins.tolist(), len(cycle)]):
+        frame = frame_of_rows(shard, table.slice(first, end - first))
+        yield (shard, frame.epoch, frame.cycle), hashlib.sha256(frame.encode()).hexdigest()
+
+
+def _missing_frames(connection: Connection, left: dict[_Cycle, tuple[str, int]]) -> str:
+    """Name the oldest recorded cycle whose frames should be in history by now and are in no file, or return ""."""
+    file = HISTORY_FILE.c
+    ours = select(func.min(file.at_first_ns), func.max(file.at_last_ns)).where(
+        file.kind == COMMANDS.name, file.retired_at_ns.is_(None)
+    )
+    first_ns, last_ns = connection.execute(ours).one()
+    if first_ns is None:
+        return ""
+    # What retention let go of is before, what the historian has not written yet is after.
+    due = [(at_ns, cycle) for cycle, (_, at_ns) in left.items() if first_ns <= at_ns < last_ns - _LAG_NS]
+    return f"the frames of cycle {min(due)[1]} are in no file" if due else ""
 
 
 def _damage(store: ObjectStore, path: str, facts: dict[str, Any], listed_sha256: str | None) -> str:

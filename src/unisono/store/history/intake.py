@@ -52,7 +52,6 @@ def frame_of_rows(shard: int, rows: pa.Table) -> CommandFrames:
     scalars: dict[str, Any] = {"shard": shard}
     for name in ("epoch", "cycle", "issued_ns"):
         scalars[name] = ordered.column(name)[0].as_py()
-    # NaN went out as null; it comes back as NaN.
     columns = {name: ordered.column(name).to_numpy() for name in CommandFrames.DTYPES}
     return CommandFrames.of_columns(scalars, columns)
 
@@ -93,6 +92,6 @@ def _table(kind: Kind, columns: dict[str, NDArray[Any]]) -> pa.Table:
         if field.name in _SENTINEL_COLUMNS:
             arrays.append(pa.array(values, field.type, mask=values < 0))
         else:
-            # NaN is missing, and missing is null.
-            arrays.append(pa.array(values, field.type, from_pandas=True))
+            # NaN is missing, and missing is null; but a frame's bytes were hashed, NaN and all.
+            arrays.append(pa.array(values, field.type, from_pandas=kind is not COMMANDS))
     return pa.table(arrays, schema=kind.schema)

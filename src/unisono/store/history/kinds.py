@@ -1,7 +1,8 @@
 """What history keeps: one kind of row a folder, its columns, its order and how long it stays.
 
 Columns are found by name: a column added here later reads as missing from the files written before it.
-Missing is null, never 0 and never NaN. Instants are int64 nanoseconds UTC, power is positive into the grid.
+Missing is null, never 0 and never NaN (save in commands, which are kept to the bit). Instants are int64 nanoseconds
+UTC, power is positive into the grid.
 """
 
 from __future__ import annotations

@@ -147,6 +147,10 @@ def _with_answers(
         keys = zip(commands.column("epoch").to_pylist(), commands.column("seq").to_pylist(), strict=True)
         for row, key in enumerate(keys):
             codes[row], answered[row], known[row] = first.get(key, (None, None, None))
+    for name in ("value", "ttl_s"):
+        column = commands.column(name)
+        or_null = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        commands = commands.set_column(commands.schema.get_field_index(name), name, or_null)
     commands = commands.append_column("ack_code", pa.array(codes, pa.uint8()))
     commands = commands.append_column("answered_ns", pa.array(answered, pa.int64()))
     return commands.append_column("ack_known_ns", pa.array(known, pa.int64()))

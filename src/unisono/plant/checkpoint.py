@@ -1,0 +1,203 @@
+"""A shard's whole state as bytes, and back: replay from a checkpoint gives the same frames.
+
+Layout: magic, CRC-32 of the rest, length of a MessagePack header, the header, then all arrays one after the other.
+Monotonic clocks belong to a process: inside the state runs one that goes on where the checkpoint left it, as much later as
+the wall clocks say (never earlier).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.base.errors import DamagedRecord
+from unisono.brain.dispatch.controller import ActiveDispatch
+from unisono.brain.dispatch.members import Members
+from unisono.fleet.columns import GROUPS, columns_of
+from unisono.fleet.table import FleetTable, Portfolio
+from unisono.model.dispatch import Dispatch
+from unisono.model.totals import LogEntry
+from unisono.plant.state import PlantConfig, PlantState, first_seq
+
+_MAGIC: Final = b"UCP1"
+_GROUP_FIELDS: Final = ("nameplate", "slots", "picture", "leases", "sites", "gateways")
+
+
+class _PortfolioPart(msgspec.Struct, array_like=True):
+    portfolio_no: int
+    portfolio_id: str
+    organisation_id: str
+    revision: int
+
+
+class _DispatchPart(msgspec.Struct, array_like=True):
+    spec: Dispatch
+    dispatch_no: int
+    accepted_ns: int
+    frozen_ns: int
+    fleet_version: int
+    state: str
+    sign: int
+    gap_w: float
+    asked_w: float
+    n_short: int
+    is_short: bool
+    short_since_ns: int
+    largest_shortfall_w: float
+    delivered_wh: float
+    targeted_wh: float
+
+
+class _Header(msgspec.Struct):
+    shard: int
+    epoch: int
+    wall_ns: int
+    mono_ns: int
+    positions: dict[str, int]
+    next_seq: int
+    next_dispatch_no: int
+    cycle: int
+    epoch_mono_ns: int
+    clear_sky_mono_ns: int
+    counters_mono_ns: int
+    indexed_version: int
+    n_devices: int
+    n_sites: int
+    n_gateways: int
+    version: int
+    device_ids: list[str]
+    organisation_ids: list[str]
+    site_of_no: dict[int, int]
+    gateway_of_no: dict[int, int]
+    gateway_revisions: dict[int, int]
+    opt_outs_of_row: dict[int, list[tuple[int, int]]]
+    asked_opt_outs_of_row: dict[int, list[tuple[int, int]]]
+    opt_outs_due_ns: int
+    portfolios: list[_PortfolioPart]
+    dispatches: list[_DispatchPart]
+    ended: dict[str, tuple[int, str]]
+    seen_requests: list[str]
+    pending_log: list[LogEntry]
+    trimmed: dict[str, int]
+    # (dtype, shape) of each array that follows.
+    arrays: list[tuple[str, list[int]]]
+
+
+_DISPATCH_FIELDS: Final = tuple(name for name in _DispatchPart.__struct_fields__)
+_STATE_FIELDS: Final = (
+    "next_seq", "next_dispatch_no", "cycle", "epoch_mono_ns", "clear_sky_mono_ns", "counters_mono_ns",
+    "indexed_version", "ended", "pending_log", "trimmed",
+)  # fmt: skip
+_TABLE_FIELDS: Final = (
+    "n_devices", "n_sites", "n_gateways", "version", "device_ids", "organisation_ids", "site_of_no", "gateway_of_no",
+    "gateway_revisions", "opt_outs_of_row", "asked_opt_outs_of_row", "opt_outs_due_ns",
+)  # fmt: skip
+
+
+def checkpoint(state: PlantState, positions: dict[str, int], now_ns: int, monotonic_ns: int) -> bytes:
+    """Return the state's bytes; ``positions`` are the streams' sequences that it has folded."""
+    table = state.fleet
+    arrays = _arrays(state)
+    header = _Header(
+        shard=state.shard,
+        epoch=state.epoch,
+        wall_ns=now_ns,
+        mono_ns=monotonic_ns + state.mono_shift_ns,
+        positions=positions,
+        portfolios=[
+            _PortfolioPart(p.portfolio_no, p.portfolio_id, p.organisation_id, p.revision)
+            for p in table.portfolios.values()
+        ],
+        dispatches=[
+            _DispatchPart(*(getattr(active, name) for name in _DISPATCH_FIELDS)) for active in state.dispatches.values()
+        ],
+        seen_requests=sorted(state.seen_requests),
+        arrays=[(array.dtype.str, list(array.shape)) for array in arrays],
+        **{name: getattr(state, name) for name in _STATE_FIELDS},
+        **{name: getattr(table, name) for name in _TABLE_FIELDS},
+    )
+    head = msgspec.msgpack.encode(header)
+    body = b"".join([len(head).to_bytes(8, "little"), head, *(array.tobytes() for array in arrays)])
+    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def restore(
+    payload: bytes, config: PlantConfig, epoch: int, now_ns: int, monotonic_ns: int
+) -> tuple[PlantState, dict[str, int]]:
+    """Return the state under ``epoch`` and the positions to read on from; raises DamagedRecord."""
+    header, arrays = _read(payload)
+    table = FleetTable(**{name: getattr(header, name) for name in _TABLE_FIELDS})
+    queue = iter(arrays)
+    for name, group in zip(_GROUP_FIELDS, GROUPS, strict=True):
+        setattr(table, name, group(*(next(queue) for _ in columns_of(group))))
+    table.counters, table.row_of_device = next(queue), next(queue)
+    table.row_of_device_id = {device_id: row for row, device_id in enumerate(table.device_ids)}
+    for part in header.portfolios:
+        table.portfolios[part.portfolio_no] = Portfolio(
+            part.portfolio_no, part.portfolio_id, part.organisation_id, part.revision, next(queue), next(queue)
+        )
+    table.index_portfolios()
+    state = PlantState(
+        shard=header.shard,
+        epoch=epoch,
+        config=config,
+        fleet=table,
+        mono_shift_ns=header.mono_ns + max(0, now_ns - header.wall_ns) - monotonic_ns,
+        seen_requests=set(header.seen_requests),
+        **{name: getattr(header, name) for name in _STATE_FIELDS},
+    )
+    for part in header.dispatches:
+        fields = {name: getattr(part, name) for name in _DISPATCH_FIELDS}
+        members = Members(*(next(queue) for _ in Members._fields))
+        state.dispatches[part.spec.dispatch_id] = ActiveDispatch(members=members, **fields, sums=next(queue))
+    if epoch != header.epoch:
+        _begin_epoch(state, epoch)
+    return state, header.positions
+
+
+def _begin_epoch(state: PlantState, epoch: int) -> None:
+    """Count sequences and the first ttl anew: another owner may have commanded since the checkpoint (see `leases`)."""
+    state.next_seq = max(state.next_seq, first_seq(epoch))
+    state.epoch_mono_ns = -1
+    # What is held is told again at once, under the new epoch.
+    state.fleet.leases.sent_mono_ns[state.fleet.leases.state == 1] = -(2**62)
+
+
+def _arrays(state: PlantState) -> list[NDArray[Any]]:
+    """Return all arrays in the order in which they are written and read."""
+    table = state.fleet
+    arrays: list[NDArray[Any]] = [array for name in _GROUP_FIELDS for array in getattr(table, name)]
+    arrays += [table.counters, table.row_of_device]
+    for portfolio in table.portfolios.values():
+        arrays += [portfolio.device_nos, portfolio.rows]
+    for active in state.dispatches.values():
+        arrays += [*active.members, active.sums]
+    return arrays
+
+
+def _read(payload: bytes) -> tuple[_Header, list[NDArray[Any]]]:
+    if payload[:4] != _MAGIC:
+        raise DamagedRecord("checkpoint", f"starts with {payload[:4]!r}, not {_MAGIC!r}")
+    if zlib.crc32(memoryview(payload)[8:]) != int.from_bytes(payload[4:8], "little"):
+        raise DamagedRecord("checkpoint", "its CRC does not match")
+    head_end = 16 + int.from_bytes(payload[8:16], "little")
+    try:
+        header = msgspec.msgpack.decode(payload[16:head_end], type=_Header)
+        arrays, at = [], head_end
+        for dtype, shape in header.arrays:
+            n = int(np.prod(shape, dtype=np.int64))
+            arrays.append(np.frombuffer(payload, np.dtype(dtype), n, at).reshape(shape).copy())
+            at += arrays[-1].nbytes
+    except (msgspec.DecodeError, ValueError) as wrong:
+        raise DamagedRecord("checkpoint", str(wrong)) from wrong
+    n_expected = sum(len(columns_of(group)) for group in GROUPS)
+    if len(arrays) < n_expected or any(
+        array.dtype != column.dtype
+        for array, column in zip(arrays, (c for group in GROUPS for c in columns_of(group)), strict=False)
+    ):
+        raise DamagedRecord("checkpoint", "was written with other columns")
+    return header, arrays
