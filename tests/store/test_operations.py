@@ -93,17 +93,17 @@ def test_a_committed_claim_is_taken_over_only_after_its_time(database: Database,
 def test_an_epoch_grows_with_each_owner(database: Database) -> None:
     with database.begin() as connection:
         assert leases.current(connection, 0) is None
-        assert leases.acquire(connection, 0, "a", 10.0, NOW_NS) == 1
-        assert leases.acquire(connection, 0, "b", 10.0, NOW_NS + 9 * S) is None
-        assert leases.renew(connection, 0, "a", 1, 10.0, NOW_NS + 9 * S)
-        assert leases.acquire(connection, 0, "b", 10.0, NOW_NS + 18 * S) is None
-        assert leases.acquire(connection, 0, "b", 10.0, NOW_NS + 19 * S) == 2
-        assert not leases.renew(connection, 0, "a", 1, 10.0, NOW_NS + 19 * S)
+        assert leases.acquire(connection, 0, "a", 10.0, now_ns=NOW_NS) == 1
+        assert leases.acquire(connection, 0, "b", 10.0, now_ns=NOW_NS + 9 * S) is None
+        assert leases.renew(connection, 0, "a", 1, 10.0, now_ns=NOW_NS + 9 * S)
+        assert leases.acquire(connection, 0, "b", 10.0, now_ns=NOW_NS + 18 * S) is None
+        assert leases.acquire(connection, 0, "b", 10.0, now_ns=NOW_NS + 19 * S) == 2
+        assert not leases.renew(connection, 0, "a", 1, 10.0, now_ns=NOW_NS + 19 * S)
         assert not leases.release(connection, 0, "a", 1)
-        assert leases.acquire(connection, 0, "b", 10.0, NOW_NS + 20 * S) == 3, "the same place, started again"
+        assert leases.acquire(connection, 0, "b", 10.0, now_ns=NOW_NS + 20 * S) == 3, "the same place, started again"
         assert leases.release(connection, 0, "b", 3)
-        assert leases.acquire(connection, 0, "c", 10.0, NOW_NS + 20 * S) == 4
-        assert leases.acquire(connection, 1, "c", 10.0, NOW_NS) == 1, "each shard has its own"
+        assert leases.acquire(connection, 0, "c", 10.0, now_ns=NOW_NS + 20 * S) == 4
+        assert leases.acquire(connection, 1, "c", 10.0, now_ns=NOW_NS) == 1, "each shard has its own"
 
 
 def test_of_many_owners_at_once_one_gets_the_shard_by_the_servers_clock(database: Database) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., object])
+
+# Its stubs know neither lists of numba types nor `_nrt`.
+_NJIT: Final[Any] = numba.njit
 
 
 def kernel(*signatures: object) -> Callable[[F], F]:
@@ -20,7 +23,7 @@ def kernel(*signatures: object) -> Callable[[F], F]:
 
     def compile_function(function: F) -> F:
         options = {"nogil": True, "cache": True, "fastmath": False}
-        compiled = numba.njit(list(signatures), **options) if signatures else numba.njit(**options)
+        compiled = _NJIT(list(signatures), **options) if signatures else _NJIT(**options)
         return cast("F", compiled(function))
 
     return compile_function
@@ -34,7 +37,7 @@ def column_kernel(*signatures: object) -> Callable[[F], F]:
     """
 
     def compile_function(function: F) -> F:
-        compiled = numba.njit(list(signatures), nogil=True, cache=True, fastmath=False, _nrt=False)
+        compiled = _NJIT(list(signatures), nogil=True, cache=True, fastmath=False, _nrt=False)
         return cast("F", compiled(function))
 
     return compile_function
@@ -42,4 +45,14 @@ def column_kernel(*signatures: object) -> Callable[[F], F]:
 
 def part(function: F) -> F:
     """Mark a part of column kernels: compiled into each kernel that calls it."""
-    return cast("F", numba.njit(nogil=True, fastmath=False, forceinline=True, _nrt=False)(function))
+    return cast("F", _NJIT(nogil=True, fastmath=False, _nrt=False)(function))
+
+
+def type_of(value: object) -> Any:
+    """Return the numba type of a value, to name it in a signature."""
+    return cast("Any", numba.typeof)(value)
+
+
+def pair_of(kind: object) -> Any:
+    """Return the numba type of a function's two results of one kind."""
+    return cast("Any", numba.types.UniTuple)(kind, 2)

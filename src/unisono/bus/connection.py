@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import nats
 import nats.errors
 import nats.js.errors
@@ -19,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from unisono.base.errors import Unavailable
+from unisono.bus.answers import Answers
 from unisono.bus.consumers import Durable, StreamReader
 from unisono.bus.subjects import STREAMS, Stream
 
@@ -38,8 +40,8 @@ async def connect(url: str, user: str = "", password: str = "", name: str = "uni
     """Return a live connection; raises Unavailable when none is made within ``timeout_s`` or the login is refused."""
     bus = Bus(Client())
     with translated("NATS"):
-        await asyncio.wait_for(
-            bus.client.connect(
+        async with asyncio.timeout(timeout_s):
+            await bus.client.connect(
                 url,
                 user=user or None,
                 password=password or None,
@@ -53,9 +55,7 @@ async def connect(url: str, user: str = "", password: str = "", name: str = "uni
                 disconnected_cb=bus.note_lost,
                 reconnected_cb=bus.note_back,
                 closed_cb=bus.note_closed,
-            ),
-            timeout_s,
-        )
+            )
     bus.mark_connected()
     return bus
 
@@ -75,6 +75,7 @@ class Bus:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._jetstream = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+        self._answers = Answers(client)
         self._connected = asyncio.Event()
         self._is_closing = False
         self.back_listeners: set[Callable[[], None]] = set()
@@ -144,15 +145,14 @@ class Bus:
         await self.wait_connected(timeout_s)
         headers = None if message_id is None else {"Nats-Msg-Id": message_id}
         with translated(f"stream of {subject}"):
-            kept = await self._jetstream.publish(subject, payload, timeout=timeout_s, headers=headers)
-        return int(kept.seq)
+            answer = await self._answers.ask(subject, payload, timeout_s, headers)
+        return _kept_seq(subject, answer)
 
     async def request(self, subject: str, payload: bytes, timeout_s: float = 2.0) -> bytes:
         """Return the answer of whoever serves ``subject``; raises Unavailable when nobody does, or too late."""
         await self.wait_connected(timeout_s)
         with translated(subject):
-            answer = await self.client.request(subject, payload, timeout=timeout_s)
-        return bytes(answer.data)
+            return await self._answers.ask(subject, payload, timeout_s)
 
     async def serve(self, subject: str, answerer: Answerer, queue: str = "") -> Subscribed:
         """Answer each request on ``subject`` with what ``answerer`` returns; of one ``queue`` one server does."""
@@ -226,7 +226,8 @@ class Bus:
         if self.is_closed:
             raise Unavailable("NATS", "the connection is closed")
         with translated("NATS"):
-            await asyncio.wait_for(self._connected.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._connected.wait()
 
     def mark_connected(self) -> None:
         """Note that the server is there."""
@@ -255,6 +256,21 @@ class Bus:
         """An error outside of any call: loss and return are logged elsewhere, so only a live connection's is told."""
         if self._connected.is_set() and not self._is_closing:
             log.warning("NATS: %s %s", type(wrong).__name__, wrong)
+
+
+class _Kept(msgspec.Struct):
+    seq: int = 0
+    error: dict[str, object] | None = None
+
+
+def _kept_seq(subject: str, answer: bytes) -> int:
+    try:
+        kept = msgspec.json.decode(answer, type=_Kept)
+    except msgspec.DecodeError as wrong:
+        raise Unavailable(f"stream of {subject}", f"its answer can't be read: {wrong}") from wrong
+    if kept.error is not None:
+        raise Unavailable(f"stream of {subject}", str(kept.error.get("description", kept.error)))
+    return kept.seq
 
 
 class Subscribed:

@@ -11,6 +11,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -114,10 +115,10 @@ class _Pull:
             if self._n_open <= 0 or now_s >= self._open_until_s:
                 await self._ask(n_max, now_s)
             self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), min(until_s, self._open_until_s) - now_s)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the news.
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(until_s, self._open_until_s)):
+                    await self._news.wait()
         return [self._arrived.popleft() for _ in range(min(n_max, len(self._arrived)))]
 
     def _ask_anew(self) -> None:

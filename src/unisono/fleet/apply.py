@@ -1,7 +1,7 @@
 """What arrived, folded into the columns: readings into the slot of their source, answers into the leases.
 
-A reading ends in exactly one counter (COUNTER_NAMES). It touches the state only if it is newer, by its own device's clock,
-than what its slot holds. Ages come from its monotonic receipt alone.
+A reading ends in exactly one counter (COUNTER_NAMES). It touches the state only if it is newer, by its own device's
+clock, than what its slot holds. Ages come from its monotonic receipt alone.
 """
 
 from __future__ import annotations

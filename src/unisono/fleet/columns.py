@@ -1,7 +1,7 @@
 """Every column of the fleet, defined once: name, dtype, unit, missing value and meaning.
 
-A column is a field of one of the groups below; its annotation carries (unit, missing value, meaning). Allocation, growth,
-checkpoints, kernel signatures and the reference page (`column_table`) all come from here. A group is a tuple of
+A column is a field of one of the groups below; its annotation carries (unit, missing value, meaning). Allocation,
+growth, checkpoints, kernel signatures and the reference page (`column_table`) all come from here. A group is a tuple of
 arrays of one length, so that a kernel takes whole groups and still reads like the formula.
 
 Instants ending in ``_mono_ns`` are monotonic (ages, leases, deadlines); others in ``_ns`` are wall instants, UTC.
@@ -14,10 +14,10 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_type_hints
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from unisono.base.kernel import type_of
 from unisono.model.technology import SourceKind
 
 U1 = NDArray[np.uint8]
@@ -202,28 +202,30 @@ def columns_of(group: type[Any]) -> tuple[Column, ...]:
 
 def allocate(group: type[G], n: int) -> G:
     """Return a group of ``n`` rows filled with missing values (Slots: ``n`` rows for each source kind)."""
-    shape = (N_SOURCES, n) if group is Slots else (n,)
+    shape = (N_SOURCES, n) if group.__name__ == Slots.__name__ else (n,)
     return group(*(np.full(shape, column.missing, dtype=column.dtype) for column in columns_of(group)))
 
 
 def grown(group: G, n: int) -> G:
     """Return a copy with room for ``n`` rows; the new ones hold missing values."""
     fresh = allocate(type(group), n)
-    for old, new in zip(group, fresh, strict=True):
-        new[..., : old.shape[-1]] = old
+    for name in group._fields:
+        old = getattr(group, name)
+        getattr(fresh, name)[..., : old.shape[-1]] = old
     return fresh
 
 
 def numba_type(group: type[G]) -> Any:
     """Return the type that a kernel's signature names the group by."""
-    return numba.typeof(allocate(group, 1))
+    return type_of(allocate(group, 1))
 
 
 def column_table() -> str:
     """Return the reference page's Markdown: one table a group."""
     parts = []
     for group in GROUPS:
-        parts.append(f"## {group.__name__}\n\n{group.__doc__}\n\n| column | dtype | unit | missing | meaning |\n|---|---|---|---|---|\n")
+        parts.append(f"## {group.__name__}\n\n{group.__doc__}\n\n")
+        parts.append("| column | dtype | unit | missing | meaning |\n|---|---|---|---|---|\n")
         parts += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.missing:g} | {c.meaning} |\n" for c in columns_of(group)]
         parts.append("\n")
     return "".join(parts)

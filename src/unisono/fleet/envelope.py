@@ -1,10 +1,11 @@
 """The envelope: what each device can do in the next cycle and for how long, within all its limits.
 
-``high_w`` and ``low_w`` are absolute powers. A device that must be left as it is has both at its present power; one that must
-be let go now (comfort, departure, longest call) also holds for 0 s. Devices of one site share its connection point: what is left of a limit is split in proportion to what each could add.
+``high_w`` and ``low_w`` are absolute powers. A device that must be left as it is has both at its present power; one
+that must be let go now (comfort, departure, longest call) also holds for 0 s. Devices of one site share its connection
+point: what is left of a limit is split in proportion to what each could add.
 
-What is not known is not promised: a store without a state of charge, or a comfort band without a temperature, does not move.
-A household's own unmetered load is not part of the sum; it makes export smaller than counted, and import larger.
+What is not known is not promised: a store without a state of charge, or a comfort band without a temperature, does not
+move. A household's own unmetered load is not part of the sum; it makes export smaller than counted, and import larger.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nam
 _PV, _BESS, _EV, _EVSE, _WATER_HEATER, _THERMOSTAT, _FLEX_LOAD, _CHP = 1, 2, 3, 4, 5, 6, 7, 8
 _ACTIVE: Final = 2
 _NOT_CONTROLLABLE: Final = 255
-# A store may be emptied or filled at most so fast that its bound is not met within a minute: it tapers, it does not drop.
+# A store may be emptied or filled at most so fast that its bound is not met within a minute: it tapers.
 TAPER_S: Final = 60.0
 # Distance kept from a comfort bound: sensors read to about half a kelvin.
 COMFORT_MARGIN_K: Final = 0.5
@@ -160,9 +161,7 @@ def _locked_s(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) ->
 
 
 @part
-def _bound_device(
-    nameplate: Nameplate, picture: Picture, leases: Leases, row: int, now_ns: int, mono_ns: int
-) -> None:
+def _bound_device(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, now_ns: int, mono_ns: int) -> None:
     """Set a row's bounds without its ramp and its site."""
     at_w = float(leases.expected_w[row])
     technology = nameplate.technology[row]
@@ -252,9 +251,7 @@ def _share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, pictu
 
 
 @column_kernel(
-    types.void(
-        types.int64, types.int64, types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES
-    )
+    types.void(types.int64, types.int64, types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES)
 )
 def bound(
     n: int,

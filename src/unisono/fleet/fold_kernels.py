@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, part
+from unisono.base.kernel import column_kernel, part, type_of
 from unisono.fleet.columns import (
     F4,
     F8,
@@ -79,7 +78,7 @@ def _empty_inflow() -> Inflow:
     return Inflow(*(np.empty(0, dtype) for dtype in dtypes))
 
 
-INFLOW: Final = numba.typeof(_empty_inflow())
+INFLOW: Final = type_of(_empty_inflow())
 
 
 @column_kernel(types.float64(types.float64, types.float64))
@@ -115,12 +114,12 @@ def _power_of(inflow: Any, k: int, source: int, row: int, slots: Slots) -> float
         span_s = (inflow.measured_ns[k] - inflow.interval_start_ns[k]) * _NS
         if inflow.interval_start_ns[k] < 0 or span_s <= 0.0:
             return math.inf
-        return energy_wh * _SECONDS_TO_HOURS / span_s
+        return float(energy_wh * _SECONDS_TO_HOURS / span_s)
     before_wh = slots.register_wh[source, row]
     span_s = (inflow.measured_ns[k] - slots.register_ns[source, row]) * _NS
     if math.isnan(before_wh) or span_s <= 0.0:
         return math.nan
-    return register_step_wh(before_wh, energy_wh) * _SECONDS_TO_HOURS / span_s
+    return float(register_step_wh(before_wh, energy_wh) * _SECONDS_TO_HOURS / span_s)
 
 
 @part
@@ -185,7 +184,14 @@ def _note_switch(nameplate: Nameplate, picture: Picture, row: int, power_w: floa
 
 @part
 def _keep(
-    inflow: Any, k: int, row: int, power_w: float, mono_ns: int, nameplate: Nameplate, slots: Slots, picture: Picture,
+    inflow: Any,
+    k: int,
+    row: int,
+    power_w: float,
+    mono_ns: int,
+    nameplate: Nameplate,
+    slots: Slots,
+    picture: Picture,
     leases: Leases,
 ) -> None:
     """Let an admitted reading touch the state."""
@@ -215,9 +221,7 @@ def _keep(
 
 
 @part
-def _verdict(
-    inflow: Any, k: int, row: int, known_ns: int, mono_ns: int, nameplate: Nameplate, slots: Slots
-) -> int:
+def _verdict(inflow: Any, k: int, row: int, known_ns: int, mono_ns: int, nameplate: Nameplate, slots: Slots) -> int:
     """Return the counter that a well-formed reading of a known device ends in; follow its clock on the way."""
     source = int(inflow.source_kind[k])
     measured_ns = inflow.measured_ns[k]
@@ -307,8 +311,18 @@ def fold_readings(
 
 @column_kernel(
     types.int64(
-        _ARRAY_I4, _ARRAY_I4, _ARRAY_I8, _ARRAY_U1, _ARRAY_I4, _ARRAY_I8, types.int64, _ARRAY_F8, _ARRAY_I4, NAMEPLATE,
-        LEASES, GATEWAYS,
+        _ARRAY_I4,
+        _ARRAY_I4,
+        _ARRAY_I8,
+        _ARRAY_U1,
+        _ARRAY_I4,
+        _ARRAY_I8,
+        types.int64,
+        _ARRAY_F8,
+        _ARRAY_I4,
+        NAMEPLATE,
+        LEASES,
+        GATEWAYS,
     )
 )
 def fold_acks(

@@ -45,7 +45,14 @@ _F8_2 = types.Array(types.float64, 2, "C")
 
 @part
 def _add_row(
-    row: int, nameplate: Nameplate, slots: Slots, picture: Picture, leases: Leases, firm_up_w: F4, firm_down_w: F4, out: F8
+    row: int,
+    nameplate: Nameplate,
+    slots: Slots,
+    picture: Picture,
+    leases: Leases,
+    firm_up_w: F4,
+    firm_down_w: F4,
+    out: F8,
 ) -> None:
     """Add one member to its portfolio's sums; what is unknown adds nothing."""
     power_w = picture.power_w[row]

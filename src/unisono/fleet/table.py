@@ -256,5 +256,3 @@ def _nameplate_values(record: DeviceRecord) -> dict[str, Any]:
         "fallback": record.fallback,
         "merit_micros_per_kwh": record.merit_micros_per_kwh,
     }
-
-

@@ -101,8 +101,8 @@ def reconcile(n: int, mono_ns: int, nameplate: Nameplate, slots: Slots, picture:
         rating_w = nameplate.rating_w[row]
         picture.power_w[row] = slots.power_w[best, row]
         picture.received_mono_ns[row] = slots.received_mono_ns[best, row]
-        beyond_s = max(0.0, best_age_s - fresh_s)
-        grown = 1.0 - math.exp(-beyond_s / SD_GROWTH_S)
+        beyond_s = best_age_s - fresh_s
+        grown = 1.0 - math.exp(-beyond_s / SD_GROWTH_S) if beyond_s > 0.0 else 0.0
         picture.power_sd_w[row] = rating_w * (SD_FRESH_FRAC + (SD_SILENT_FRAC - SD_FRESH_FRAC) * grown)
         if mono_ns < picture.suspect_until_mono_ns[row]:
             picture.trust[row] = 4
@@ -173,8 +173,8 @@ def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases
     return n_found
 
 
-@column_kernel(types.void(types.int64, types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
-def expect(n: int, mono_ns: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
+@column_kernel(types.void(types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
+def expect(n: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
     """Say where each device is now: as read, or, while a command is on its way, on its ramp to the setpoint."""
     for row in range(n):
         power_w = picture.power_w[row]

@@ -13,7 +13,6 @@ from rich.table import Table
 from unisono.main import config
 from unisono.main.config import Settings
 
-
 # Three letters, an underscore, 26 characters of base 32.
 ID_WIDTH: Final = 30
 

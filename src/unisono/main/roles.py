@@ -81,7 +81,8 @@ async def _realtime(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     settings = wiring.settings
     shard = realtime.RealtimeSettings(
         shard=0,
-        owner=wiring.instance,
+        # The place, not the process: started again after a crash it need not wait for its own lease.
+        owner=f"{os.uname().nodename}:{settings.folder}",
         checkpoint_path=settings.folder / "checkpoints" / "shard-0.bin",
         plant=PlantConfig(cycle_s=settings.cycle_s, dispatchable_hold_s=settings.hold_s),
         checkpoint_every_s=settings.checkpoint_s,

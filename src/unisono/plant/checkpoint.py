@@ -1,8 +1,8 @@
 """A shard's whole state as bytes, and back: replay from a checkpoint gives the same frames.
 
 Layout: magic, CRC-32 of the rest, length of a MessagePack header, the header, then all arrays one after the other.
-Monotonic clocks belong to a process: inside the state runs one that goes on where the checkpoint left it, as much later as
-the wall clocks say (never earlier).
+Monotonic clocks belong to a process: inside the state runs one that goes on where the checkpoint left it, as much
+later as the wall clocks say (never earlier).
 """
 
 from __future__ import annotations
@@ -150,10 +150,10 @@ def restore(
         seen_requests=set(header.seen_requests),
         **{name: getattr(header, name) for name in _STATE_FIELDS},
     )
-    for part in header.dispatches:
-        fields = {name: getattr(part, name) for name in _DISPATCH_FIELDS}
+    for dispatch in header.dispatches:
+        fields = {name: getattr(dispatch, name) for name in _DISPATCH_FIELDS}
         members = Members(*(next(queue) for _ in Members._fields))
-        state.dispatches[part.spec.dispatch_id] = ActiveDispatch(members=members, **fields, sums=next(queue))
+        state.dispatches[dispatch.spec.dispatch_id] = ActiveDispatch(members=members, **fields, sums=next(queue))
     if epoch != header.epoch:
         _begin_epoch(state, epoch)
     return state, header.positions

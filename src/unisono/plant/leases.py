@@ -1,7 +1,7 @@
 """Commands are leases: what the dispatches want, compared with what each device holds, becomes frames.
 
-A device that is told something new gets a command with the next sequence. Nothing else is sent but: one renewal row a
-gateway each third of a ttl; the same command again while it is unanswered; a new command where a lease has run out
+A device that is told something new gets a command with the next sequence. Nothing else is sent but: one renewal row
+a gateway each third of a ttl; the same command again while it is unanswered; a new command where a lease has run out
 although it is wanted. A release is repeated, ever more slowly, until it is answered or its lease is surely over.
 
 A new owner of the shard does not know what the one before it sent last. So, for the longest ttl of a gateway after
@@ -13,12 +13,24 @@ from __future__ import annotations
 import math
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, part
-from unisono.fleet.columns import F4, GATEWAYS, I4, I8, LEASES, NAMEPLATE, PICTURE, U1, Gateways, Leases, Nameplate, Picture
+from unisono.base.kernel import column_kernel, pair_of, part, type_of
+from unisono.fleet.columns import (
+    F4,
+    GATEWAYS,
+    I4,
+    I8,
+    LEASES,
+    NAMEPLATE,
+    PICTURE,
+    U1,
+    Gateways,
+    Leases,
+    Nameplate,
+    Picture,
+)
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
 
@@ -61,7 +73,7 @@ def new_outbox(n: int) -> Outbox:
     return Outbox(*(np.empty(n, CommandFrames.DTYPES[name]) for name in Outbox._fields))
 
 
-OUTBOX: Final = numba.typeof(new_outbox(0))
+OUTBOX: Final = type_of(new_outbox(0))
 
 
 def send(
@@ -107,7 +119,14 @@ def _value(row: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> 
 
 @part
 def _put(
-    n: int, row: int, now_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways, outbox: Outbox
+    n: int,
+    row: int,
+    now_ns: int,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    gateways: Gateways,
+    outbox: Outbox,
 ) -> int:
     """Append the row's present command; return the new length."""
     is_release = leases.state[row] == _RELEASING
@@ -126,7 +145,9 @@ def _put(
 
 
 @part
-def _command(row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> None:
+def _command(
+    row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways
+) -> None:
     """Give the row's command its sequence and instants."""
     leases.seq[row] = seq
     leases.sent_mono_ns[row] = mono_ns
@@ -177,7 +198,9 @@ def _let_go(row: int, leases: Leases) -> bool:
 
 
 @part
-def _needs_command(row: int, mono_ns: int, is_first_ttl: bool, nameplate: Nameplate, picture: Picture, leases: Leases) -> bool:
+def _needs_command(
+    row: int, mono_ns: int, is_first_ttl: bool, nameplate: Nameplate, picture: Picture, leases: Leases
+) -> bool:
     """Return whether a wanted device has to be told something new."""
     if leases.state[row] != _HELD or leases.wanted_w[row] != leases.setpoint_w[row]:
         return True
@@ -212,7 +235,9 @@ def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, 
 
 
 @part
-def _note_renewal(row: int, now_ns: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways) -> None:
+def _note_renewal(
+    row: int, now_ns: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways
+) -> None:
     """Carry a gateway's answer to a renewal over to a lease that it covers, if the device is heard and it still ran."""
     gateway = nameplate.gateway[row]
     answered_ns = gateways.acked_mono_ns[gateway]
@@ -259,9 +284,18 @@ def _renew(
 
 
 @column_kernel(
-    types.UniTuple(types.int64, 2)(
-        types.int64, types.int64, types.int64, types.int64, types.int64, types.int64, GATEWAYS, NAMEPLATE, PICTURE,
-        LEASES, OUTBOX,
+    pair_of(types.int64)(
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int64,
+        GATEWAYS,
+        NAMEPLATE,
+        PICTURE,
+        LEASES,
+        OUTBOX,
     )
 )
 def _send(

@@ -97,7 +97,8 @@ def _fold_dispatch(state: PlantState, spec: Dispatch, now_ns: int) -> None:
     try:
         check(spec)
         if active is None and spec.dispatch_id in state.ended:
-            raise InvalidInput("dispatch_id", spec.dispatch_id, f"is {state.ended[spec.dispatch_id][1]}; it can't be revised")
+            ended_as = state.ended[spec.dispatch_id][1]
+            raise InvalidInput("dispatch_id", spec.dispatch_id, f"is {ended_as}; it can't be revised")
         if spec.end_ns <= now_ns:
             raise InvalidInput("end_ns", spec.end_ns, "must be in the future")
     except InvalidInput as wrong:
@@ -156,7 +157,7 @@ def _revise(state: PlantState, active: ActiveDispatch, spec: Dispatch, now_ns: i
 
 
 def _cancel(state: PlantState, active: ActiveDispatch | None, spec: Dispatch, now_ns: int) -> None:
-    """Mark it cancelled; the next cycle lets its devices go. Cancelling what is over or unknown only keeps the revision."""
+    """Mark it cancelled; the next cycle lets its devices go. Of what is over or unknown only the revision is kept."""
     if active is None:
         ended_as = state.ended.get(spec.dispatch_id, (-1, CANCELLED))[1]
         is_new = spec.dispatch_id not in state.ended

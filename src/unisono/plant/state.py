@@ -12,7 +12,6 @@ from unisono.fleet.table import FleetTable
 from unisono.model.totals import IngestCounters, LogEntry
 from unisono.plant.leases import SEQ_BITS
 
-
 # Thirty years: receipts of before the machine's own clock began are then still after this one's.
 MONO_BEGINS_NS: Final = 10**18
 
@@ -39,7 +38,7 @@ class PlantConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class PlantState:
-    """Everything a shard remembers. ``dispatches`` are scheduled or active; ``ended`` remembers revisions of the others."""
+    """All that a shard remembers. ``dispatches`` are scheduled or active; ``ended`` keeps revisions of the others."""
 
     shard: int
     epoch: int

@@ -126,7 +126,7 @@ def _fold_registry(state: PlantState, batch: RegistryBatch) -> None:
 
 
 def _fold_arrivals(state: PlantState, arrivals: Sequence[Arrival], now_ns: int) -> None:
-    """Fold readings first: an answer is about the command, a reading about what came of it, and slots keep them apart."""
+    """Fold all readings, then all answers, each in their order."""
     shift_ns = state.mono_shift_ns
     readings: list[ReadingBatch] = []
     answers: list[AckBatch] = []
@@ -159,7 +159,7 @@ def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:
         light_up(n, now_ns, nameplate, picture)
         state.clear_sky_mono_ns = mono_ns
     refer(n, nameplate, picture, leases)
-    expect(n, mono_ns, state.config.cycle_s, nameplate, picture, leases)
+    expect(n, state.config.cycle_s, nameplate, picture, leases)
     bound(n, table.n_sites, now_ns, mono_ns, state.config.cycle_s, table.sites, nameplate, picture, leases)
 
 

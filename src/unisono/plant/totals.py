@@ -15,9 +15,7 @@ from unisono.model.totals import IngestCounters, PortfolioTotals, ShardTotals
 from unisono.plant.state import PlantState
 
 
-def shard_totals(
-    state: PlantState, progress: tuple[DispatchProgress, ...], now_ns: int, mono_ns: int
-) -> ShardTotals:
+def shard_totals(state: PlantState, progress: tuple[DispatchProgress, ...], now_ns: int, mono_ns: int) -> ShardTotals:
     """Return the cycle's totals; ``cycle_ms`` and ``readings_seq`` are left for whoever has a clock and a stream."""
     return ShardTotals(
         shard=state.shard,

@@ -123,8 +123,12 @@ class Relay:
         try:
             # The lock lives in this transaction; reading here proves that it is still ours.
             return outbox.waiting(connection, ROWS_PER_ROUND)
-        except Exception:
-            self.release()
+        except Exception as wrong:
+            lock, self._lock, self._lock_connection = self._lock, None, None
+            self.state.is_leader = False
+            if lock is not None:
+                # The database rolls back, and says the same in our words.
+                lock.__exit__(type(wrong), wrong, wrong.__traceback__)
             raise
 
     def _locked(self) -> Connection:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unisono.base.instants import MISSING_NS, NS_PER_S
+from unisono.base.instants import MISSING_NS, NS_PER_MS, NS_PER_S
 from unisono.base.kernel import kernel
 from unisono.sim import leases
 from unisono.sim.chance import keys_of, normal
@@ -71,10 +71,19 @@ class Devices:
         self._drift_ns: Floats = np.zeros(n)
         order = np.argsort(self.roster.gateway_of_row, kind="stable").astype(np.int64)
         bounds = np.searchsorted(self.roster.gateway_of_row[order], np.arange(self.roster.n_gateways + 1))
+        self._order, self._bounds = order, bounds.astype(np.int64)
         self.rows_of_gateway = tuple(order[bounds[g] : bounds[g + 1]] for g in range(self.roster.n_gateways))
         self.ledger = Ledger(self.roster, start_ns)
         self._noise_key = keys_of(spec.seed, n, 7)
         self._frozen: NDArray[np.float32] = np.full((3, n), np.nan, np.float32)
+        self._out = Reports(
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.float32),
+            np.zeros(n, np.float32),
+            np.zeros(n, np.float32),
+            np.zeros(n, np.uint16),
+        )
         self._period_ns: Whole = np.round(self.roster.telemetry_period_s * NS_PER_S).astype(np.int64)
         # A gateway reads all its devices at one instant; a cloud each for itself.
         phase = rng.random(self.roster.n_gateways)[self.roster.gateway_of_row]
@@ -117,22 +126,23 @@ class Devices:
             command[leases.C_AT_NS][kept],
         )
 
-    def renew(self, gateway: int, epoch: int, through_seq: int, *, is_expired: bool, mono_ns: int) -> int:
-        """Take in a renewal at one gateway; return its AckCode."""
+    def renew(self, renewal: Whole, mono_ns: int) -> NDArray[np.uint8]:
+        """Take in renewals (``leases.R_*`` columns, one a gateway); return their AckCodes."""
         self._advance_clocks(mono_ns)
-        rows, reachable = self.rows_of_gateway[gateway], self.faults.reachable()
-        return leases.renew(
+        code = np.zeros(renewal.shape[1], np.uint8)
+        leases.renew(
             self.lease,
+            np.ascontiguousarray(renewal),
             self.epochs,
-            rows,
-            reachable,
+            self._order,
+            self._bounds,
+            self.faults.reachable(),
             self._own_clock_ns,
-            gateway,
-            epoch,
-            through_seq,
-            is_expired,
             mono_ns,
+            code,
         )
+        self.ledger.n_renewals += code.size
+        return code
 
     def advance(self, now_ns: int, mono_ns: int) -> NDArray[np.intp]:
         """Move leases, faults, physics and the ledger to now; return the gateways that have just come back."""
@@ -164,32 +174,40 @@ class Devices:
         for gateway in gateways:
             self._due_ns[self.rows_of_gateway[int(gateway)]] = now_ns
 
-    def collect(self, now_ns: int, delay_s: Floats | float = 0.0) -> Reports:
-        """Return the readings that are due at ``now_ns``, stamped ``delay_s`` ago by the devices' own clocks."""
-        is_due = self._due_ns <= now_ns
-        missed = (now_ns - self._due_ns[is_due]) // self._period_ns[is_due] + 1
-        self._due_ns[is_due] += missed * self._period_ns[is_due]
-        is_due &= self.faults.gateway_is_up[self.roster.gateway_of_row] & ~self.faults.is_dropped
-        row = np.flatnonzero(is_due)
-        delay = delay_s if isinstance(delay_s, float) else delay_s[row]
-        elapsed_s = (now_ns - self.ledger.start_ns) / NS_PER_S
-        off_s = self._offset_s[row] + self._drift[row] * elapsed_s + self.faults.skew_s[row] - delay
-        power = np.empty(row.size, np.float32)
-        _measure(row, self._noise_key, now_ns // NS_PER_S, self.world.power_w, power)
-        trait = self.faults.trait[row]
-        wrong = (trait & leases.WRONG_SIGN) > 0
-        power[wrong] = -power[wrong]
-        soc = self.world.soc_frac[row].astype(np.float32)
-        temperature = self.world.temperature_degc[row].astype(np.float32)
-        is_frozen = (trait & leases.FROZEN) > 0
-        self._freeze(is_frozen, row[is_frozen], (power, soc, temperature))
+    def collect(self, now_ns: int, delay_s: Floats | None = None) -> Reports:
+        """Return the readings due at ``now_ns``, stamped ``delay_s`` (by row) ago by the devices' own clocks."""
+        faults, world, out = self.faults, self.world, self._out
+        n = _collect(
+            self._due_ns,
+            self._period_ns,
+            self.roster.gateway_of_row,
+            faults.gateway_is_up,
+            faults.is_dropped,
+            self._offset_s + faults.skew_s - (0.0 if delay_s is None else delay_s),
+            self._drift,
+            (now_ns - self.ledger.start_ns) / NS_PER_S,
+            now_ns,
+            faults.trait,
+            self._noise_key,
+            world.power_w,
+            world.soc_frac,
+            world.temperature_degc,
+            world.is_connected,
+            self._frozen,
+            out.row,
+            out.measured_ns,
+            out.power_w,
+            out.soc_frac,
+            out.temperature_degc,
+            out.status,
+        )
         return Reports(
-            row=row,
-            measured_ns=(now_ns + (off_s * NS_PER_S).astype(np.int64)) // 1_000_000 * 1_000_000,
-            power_w=power,
-            soc_frac=soc,
-            temperature_degc=temperature,
-            status=self.world.is_connected[row].astype(np.uint16),
+            out.row[:n].copy(),
+            out.measured_ns[:n].copy(),
+            out.power_w[:n].copy(),
+            out.soc_frac[:n].copy(),
+            out.temperature_degc[:n].copy(),
+            out.status[:n].copy(),
         )
 
     def misbehave(self, now_ns: int) -> None:
@@ -212,20 +230,6 @@ class Devices:
             willing &= watched
         return float(self.world.deliverable_up_w(hold_s)[willing].sum())
 
-    def _freeze(
-        self,
-        at: NDArray[np.bool_],
-        rows: Whole,
-        columns: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
-    ) -> None:
-        """Replace what frozen devices (``rows``, at ``at`` in the columns) say by what they said first."""
-        if not rows.size:
-            return
-        new = np.isnan(self._frozen[0, rows])
-        self._frozen[:, rows[new]] = np.vstack([column[at] for column in columns])[:, new]
-        for column, first in zip(columns, self._frozen[:, rows], strict=True):
-            column[at] = first
-
     def _advance_clocks(self, mono_ns: int) -> None:
         """Bring the devices' own monotonic clocks to ``mono_ns``; they drift."""
         if mono_ns == self._clocks_at_ns:
@@ -236,9 +240,55 @@ class Devices:
         np.add(self._drift_ns, elapsed_ns, out=self._own_clock_ns, casting="unsafe")
 
 
-@kernel("void(i8[::1], u8[::1], i8, f8[::1], f4[::1])")
-def _measure(row: Whole, key: NDArray[np.uint64], counter: int, power_w: Floats, told_w: NDArray[np.float32]) -> None:
-    """What the devices' meters show: 0.5 % of reading and 2 W of noise (ANSI C12.20 class 0.5 for the meter)."""
-    for at in range(row.size):
-        true = power_w[row[at]]
-        told_w[at] = round(true + (0.0025 * abs(true) + 1.0) * normal(key[row[at]], counter), 1)
+@kernel(
+    "i8(i8[::1], i8[::1], i4[::1], b1[::1], b1[::1], f8[::1], f8[::1], f8, i8, u1[::1], u8[::1],"
+    " f8[::1], f8[::1], f8[::1], b1[::1], f4[:,::1], i8[::1], i8[::1], f4[::1], f4[::1], f4[::1], u2[::1])"
+)
+def _collect(
+    due_ns: Whole,
+    period_ns: Whole,
+    gateway: NDArray[np.int32],
+    gateway_is_up: NDArray[np.bool_],
+    is_dropped: NDArray[np.bool_],
+    offset_s: Floats,
+    drift_ratio: Floats,
+    elapsed_s: float,
+    now_ns: int,
+    trait: NDArray[np.uint8],
+    key: NDArray[np.uint64],
+    power_w: Floats,
+    soc_frac: Floats,
+    temperature_degc: Floats,
+    is_connected: NDArray[np.bool_],
+    frozen_values: NDArray[np.float32],
+    out_row: Whole,
+    out_ns: Whole,
+    out_w: NDArray[np.float32],
+    out_soc_frac: NDArray[np.float32],
+    out_degc: NDArray[np.float32],
+    out_status: NDArray[np.uint16],
+) -> int:
+    """Fill ``out_...`` with what is due, as the devices tell it; return how many. Frozen ones repeat their first words.
+
+    Meters have 0.25 % of reading and 1 W of noise (within ANSI C12.20 class 0.5).
+    """
+    n = 0
+    for i in range(due_ns.size):
+        if due_ns[i] > now_ns:
+            continue
+        due_ns[i] += ((now_ns - due_ns[i]) // period_ns[i] + 1) * period_ns[i]
+        if is_dropped[i] or not gateway_is_up[gateway[i]]:
+            continue
+        told_w = power_w[i] + (0.0025 * abs(power_w[i]) + 1.0) * normal(key[i], now_ns // NS_PER_S)
+        if trait[i] & leases.WRONG_SIGN:
+            told_w = -told_w
+        out_row[n], out_status[n] = i, is_connected[i]
+        own_ns = now_ns + int((offset_s[i] + drift_ratio[i] * elapsed_s) * 1e9)
+        out_ns[n] = own_ns - own_ns % NS_PER_MS
+        out_w[n], out_soc_frac[n], out_degc[n] = round(told_w * 10.0) / 10.0, soc_frac[i], temperature_degc[i]
+        if trait[i] & leases.FROZEN:
+            if np.isnan(frozen_values[0, i]):
+                frozen_values[0, i], frozen_values[1, i], frozen_values[2, i] = out_w[n], out_soc_frac[n], out_degc[n]
+            out_w[n], out_soc_frac[n], out_degc[n] = frozen_values[0, i], frozen_values[1, i], frozen_values[2, i]
+        n += 1
+    return n

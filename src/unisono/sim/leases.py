@@ -36,6 +36,8 @@ Floats = NDArray[np.float64]
 N_LEASE = 13
 (C_ROW, C_GATEWAY, C_EPOCH, C_SEQ, C_KIND, C_FALLBACK, C_START_NS, C_EXPIRES_NS, C_TTL_NS, C_AT_NS) = range(10)
 N_COMMAND = 10
+(R_GATEWAY, R_EPOCH, R_SEQ, R_EXPIRES_NS, R_AT_NS) = range(5)
+N_RENEWAL = 5
 (E_AT_NS, E_ROW, E_SEQ, E_EPOCH, E_WHAT, E_EXPIRES_NS) = range(6)
 N_EVENT = 6
 
@@ -137,33 +139,39 @@ def receive(
             code[j] = NO_ANSWER
 
 
-@kernel("u1(i8[:,::1], i8[:,::1], i8[::1], b1[::1], i8[::1], i8, i8, i8, b1, i8)")
+@kernel("void(i8[:,::1], i8[:,::1], i8[:,::1], i8[::1], i8[::1], b1[::1], i8[::1], i8, u1[::1])")
 def renew(
     lease: Whole,
+    renewal: Whole,
     epochs: Whole,
-    rows: Whole,
+    row_of_place: Whole,
+    first_place: Whole,
     is_reachable: NDArray[np.bool_],
     own_clock_ns: Whole,
-    gateway: int,
-    epoch: int,
-    through_seq: int,
-    is_expired: bool,
     mono_ns: int,
-) -> int:
-    """Grant each unexpired lease of the gateway's reachable ``rows`` another ttl of its own; return the AckCode."""
-    if epoch < epochs[0, gateway]:
-        return _OLD_EPOCH
-    epochs[0, gateway] = epoch
-    if is_expired:
-        return _EXPIRED
-    for at in range(rows.size):
-        i = rows[at]
-        if not is_reachable[i] or lease[IS_HELD, i] == 0 or lease[EPOCH, i] != epoch:
+    code: NDArray[np.uint8],
+) -> None:
+    """Grant unexpired leases of the gateways' reachable rows another ttl of their own; fill ``code``.
+
+    The rows of gateway g are ``row_of_place[first_place[g]:first_place[g + 1]]``.
+    """
+    for j in range(code.size):
+        gateway, epoch = renewal[R_GATEWAY, j], renewal[R_EPOCH, j]
+        if epoch < epochs[0, gateway]:
+            code[j] = _OLD_EPOCH
             continue
-        if lease[SEQ, i] <= through_seq and own_clock_ns[i] < lease[END_NS, i]:
-            lease[END_NS, i] = own_clock_ns[i] + lease[TTL_NS, i]
-            lease[GRANTED_NS, i] = mono_ns
-    return _ACCEPTED
+        epochs[0, gateway] = epoch
+        if renewal[R_AT_NS, j] > renewal[R_EXPIRES_NS, j]:
+            code[j] = _EXPIRED
+            continue
+        code[j] = _ACCEPTED
+        for place in range(first_place[gateway], first_place[gateway + 1]):
+            i = row_of_place[place]
+            if not is_reachable[i] or lease[IS_HELD, i] == 0 or lease[EPOCH, i] != epoch:
+                continue
+            if lease[SEQ, i] <= renewal[R_SEQ, j] and own_clock_ns[i] < lease[END_NS, i]:
+                lease[END_NS, i] = own_clock_ns[i] + lease[TTL_NS, i]
+                lease[GRANTED_NS, i] = mono_ns
 
 
 @kernel("i8(i8[:,::1], i8[:,::1], i8, i8, i8, i8)")

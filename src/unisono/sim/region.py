@@ -42,10 +42,9 @@ class Region:
         self._network = Network(spec, self.roster, start_ns)
         self._retained = Retained(self.roster.n_devices)
         self._commands = ColumnQueue(leases.N_COMMAND)
-        self._renewals = ColumnQueue(5)
+        self._renewals = ColumnQueue(leases.N_RENEWAL)
         self._acks = ColumnQueue(6)
-        self._late = ColumnQueue(1)
-        self._held: dict[int, Reports] = {}
+        self._late = ColumnQueue(6)
         is_cloud = self.roster.cloud_of_gateway[self.roster.gateway_of_row] >= 0
         self._source_kind = np.where(is_cloud, int(SourceKind.VENDOR_CLOUD), int(SourceKind.DEVICE)).astype(np.uint8)
         # Constant path delays of readings; a vendor cloud's values are some seconds old when it passes them on.
@@ -53,7 +52,6 @@ class Region:
         self._delay_s: Floats = np.where(
             is_cloud, rng.uniform(2.0, 10.0, is_cloud.size), rng.uniform(0.05, 0.4, is_cloud.size)
         )
-        self._n_late = 0
 
     @property
     def roster(self) -> Roster:
@@ -154,23 +152,14 @@ class Region:
 
     def _bring_renewals(self, now_ns: int) -> None:
         renewal, none, due = self._renewals.pop_due(now_ns)
-        is_up = self._poll_again(self._renewals, (renewal, none, due), renewal[0], at_row=4)
-        answered, codes = np.flatnonzero(is_up), []
-        for at in answered:
-            gateway, epoch, seq, expires_ns, _ = (int(x) for x in renewal[:, at])
-            code = self.devices.renew(
-                gateway, epoch, seq, is_expired=int(due[at]) > expires_ns, mono_ns=now_ns - self._start_ns
-            )
-            codes.append(code)
-        self.ledger.n_renewals += answered.size
-        if answered.size:
-            row = np.full(answered.size, -1, np.int64)
-            code_column = np.array(codes, np.uint8)
-            self._push_acks(
-                Answers(
-                    row, renewal[0][answered], renewal[1][answered], renewal[2][answered], code_column, due[answered]
-                )
-            )
+        is_up = self._poll_again(self._renewals, (renewal, none, due), renewal[leases.R_GATEWAY], at_row=leases.R_AT_NS)
+        if is_up.any():
+            renewal = renewal[:, is_up]
+            renewal[leases.R_AT_NS] = due[is_up]
+            code = self.devices.renew(renewal, now_ns - self._start_ns)
+            row = np.full(code.size, -1, np.int64)
+            gateway, epoch, seq = renewal[: leases.R_EXPIRES_NS]
+            self._push_acks(Answers(row, gateway, epoch, seq, code, due[is_up]))
 
     def _poll_again(
         self, queue: ColumnQueue, waiting: tuple[Whole, Floats, Whole], gateway: Whole, *, at_row: int
@@ -203,62 +192,59 @@ class Region:
         if columns.shape[1] == 0:
             return []
         of_device = columns[0] >= 0
-        batches = []
-        if of_device.any():
-            batches.append(_ack_batch(-1, now_ns, columns[:, of_device]))
+        batches = [_ack_batch(now_ns, columns[:, of_device])] if of_device.any() else []
         renewals = columns[:, ~of_device]
-        batches.extend(
-            _ack_batch(records.gateway_no_of(int(renewals[1, at])), now_ns, renewals[:, at : at + 1])
-            for at in range(renewals.shape[1])
-        )
+        if renewals.shape[1]:
+            answers = _ack_batch(now_ns, renewals)
+            batches.extend(
+                AckBatch(
+                    records.gateway_no_of(gateway),
+                    now_ns,
+                    answers.device_no[at : at + 1],
+                    answers.epoch[at : at + 1],
+                    answers.seq[at : at + 1],
+                    answers.code[at : at + 1],
+                    answers.answered_ns[at : at + 1],
+                )
+                for at, gateway in enumerate(renewals[1].tolist())
+            )
         return batches
 
     def _readings(self, now_ns: int) -> ReadingBatch | None:
+        """Return what has arrived: due readings less the lost and the held back, the doubled twice, and old ones."""
         reports = self.devices.collect(now_ns, self._delay_s)
         lost, doubled, held = self._network.fate_of_readings(reports.row.size)
         late = self._late_now(now_ns)
-        self._hold_back(reports, held, now_ns)
-        at = np.flatnonzero(~lost & ~held)
-        at = np.concatenate([at, np.flatnonzero(doubled)])
-        parts = [(reports, at), *((part, np.arange(part.row.size)) for part in late)]
-        n = sum(len(positions) for _, positions in parts)
-        if n == 0:
+        self._hold_back(reports, np.flatnonzero(held), now_ns)
+        at = np.concatenate([np.flatnonzero(~(lost | held)), np.flatnonzero(doubled)])
+        row = np.concatenate([reports.row[at], late.row])
+        if row.size == 0:
             return None
-        self.ledger.count("readings_arrived", n)
-        row = np.concatenate([part.row[positions] for part, positions in parts])
+        self.ledger.count("readings_arrived", row.size)
         columns = {
             "device_no": row + 1,
             "source_kind": self._source_kind[row],
-            "reading_kind": np.zeros(n, np.uint8),
-            "quality": np.zeros(n, np.uint8),
-            "status": np.concatenate([part.status[positions] for part, positions in parts]),
-            "measured_ns": np.concatenate([part.measured_ns[positions] for part, positions in parts]),
-            "power_w": np.concatenate([part.power_w[positions] for part, positions in parts]),
-            "soc_frac": np.concatenate([part.soc_frac[positions] for part, positions in parts]),
-            "temperature_degc": np.concatenate([part.temperature_degc[positions] for part, positions in parts]),
+            "reading_kind": np.zeros(row.size, np.uint8),
+            "quality": np.zeros(row.size, np.uint8),
+            "status": np.concatenate([reports.status[at], late.status]),
+            "measured_ns": np.concatenate([reports.measured_ns[at], late.measured_ns]),
+            "power_w": np.concatenate([reports.power_w[at], late.power_w]),
+            "soc_frac": np.concatenate([reports.soc_frac[at], late.soc_frac]),
+            "temperature_degc": np.concatenate([reports.temperature_degc[at], late.temperature_degc]),
         }
         return ReadingBatch.of_columns({"gateway_no": -1, "batch_seq": -1, "known_ns": now_ns}, columns)
 
-    def _hold_back(self, reports: Reports, held: NDArray[np.bool_], now_ns: int) -> None:
-        at = np.flatnonzero(held)
+    def _hold_back(self, reports: Reports, at: NDArray[np.intp], now_ns: int) -> None:
+        """Let newer readings overtake these; numbers travel in the queue as their bits."""
         due = now_ns + (self._network.held_s(at.size) * NS_PER_S).astype(np.int64)
-        numbers = np.arange(self._n_late, self._n_late + at.size)
-        self._n_late += at.size
-        for number, position in zip(numbers, at, strict=True):
-            one = slice(int(position), int(position) + 1)
-            self._held[int(number)] = Reports(
-                reports.row[one],
-                reports.measured_ns[one],
-                reports.power_w[one],
-                reports.soc_frac[one],
-                reports.temperature_degc[one],
-                reports.status[one],
-            )
-        self._late.push(numbers[np.newaxis, :], np.zeros(at.size), due)
+        bits = [column[at].view(np.int32) for column in (reports.power_w, reports.soc_frac, reports.temperature_degc)]
+        columns = np.vstack([reports.row[at], reports.measured_ns[at], reports.status[at], *bits]).astype(np.int64)
+        self._late.push(columns, np.zeros(at.size), due)
 
-    def _late_now(self, now_ns: int) -> list[Reports]:
-        numbers, _, _ = self._late.pop_due(now_ns)
-        return [self._held.pop(int(number)) for number in numbers[0]]
+    def _late_now(self, now_ns: int) -> Reports:
+        columns, _, _ = self._late.pop_due(now_ns)
+        power_w, soc_frac, degc = (column.astype(np.int32).view(np.float32) for column in columns[3:])
+        return Reports(columns[0], columns[1], power_w, soc_frac, degc, columns[2].astype(np.uint16))
 
     def _outages(self, now_ns: int) -> None:
         """Gateways lose their connection and come back: with a storm of readings, and with old commands."""
@@ -276,10 +262,10 @@ class Region:
             self._commands.push(command, value, np.full(value.size, now_ns))
 
 
-def _ack_batch(gateway_no: int, known_ns: int, columns: Whole) -> AckBatch:
+def _ack_batch(known_ns: int, columns: Whole) -> AckBatch:
     row = columns[0]
     return AckBatch.of_columns(
-        {"gateway_no": gateway_no, "known_ns": known_ns},
+        {"gateway_no": -1, "known_ns": known_ns},
         {
             "device_no": np.where(row >= 0, row + 1, -1),
             "epoch": columns[2],

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 HOURS = 8760
 LAPSE_K_PER_DEG = 0.7
-TMY_LATITUDE_DEG, TMY_LONGITUDE_DEG, TMY_OFFSET_H = 36.1, -79.95, -5.0
+TMY_LATITUDE_DEG = 36.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,12 @@ def clear_global_w_m2(sun_up_frac: float) -> float:
 def read_tmy3(lines: TextIO, name: str) -> TypicalYear:
     """Return the year in a TMY3 file (Wilcox and Marion, NREL/TP-581-43156); hours are hour-ending, standard time."""
     rows = csv.reader(lines)
-    place = next(rows)
-    header = next(rows)
     try:
+        place, header = next(rows), next(rows)
         offset_h, latitude, longitude = float(place[3]), float(place[4]), float(place[5])
         at_global, at_ambient = header.index("GHI (W/m^2)"), header.index("Dry-bulb (C)")
         records = [(row[0], float(row[at_global]), float(row[at_ambient])) for row in rows if row]
-    except (ValueError, IndexError) as wrong:
+    except (ValueError, IndexError, StopIteration) as wrong:
         raise DamagedRecord(name, f"is no TMY3 file: {wrong}") from wrong
     if len(records) != HOURS:
         raise DamagedRecord(name, f"has {len(records)} hours, not {HOURS}")

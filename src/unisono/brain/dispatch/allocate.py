@@ -1,8 +1,8 @@
 """A needed change into whole-watt setpoints, by policy; and the few of them that are worth sending.
 
-Every policy fills ``members.share_w`` (>= 0, in the dispatch's direction) for the FREE members; on-off devices get all or
-nothing. Then `snap` moves shares that fall below a device's least power, `repair` gives the rest to whoever has room in
-merit order, and `want` writes setpoints, leaving those alone that are within their dead-band.
+Every policy fills ``members.share_w`` (>= 0, in the dispatch's direction) for the FREE members; on-off devices get all
+or nothing. Then `snap` moves shares that fall below a device's least power, `repair` gives the rest to whoever has room
+in merit order, and `want` writes setpoints, leaving those alone that are within their dead-band.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, part
+from unisono.base.kernel import column_kernel, pair_of, part
 from unisono.brain.dispatch.members import FREE, MEMBERS, Members
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
@@ -33,7 +33,7 @@ def _poured_w(level: float, sign: int, k: int, members: Members, nameplate: Name
     """Return what a store gives so that it reaches the level in an hour, within its reach."""
     row = members.row[k]
     above_frac = sign * (float(picture.soc_frac[row]) - level)
-    return min(max(above_frac * nameplate.energy_capacity_wh[row], 0.0), float(members.reach_w[k]))
+    return float(min(max(above_frac * nameplate.energy_capacity_wh[row], 0.0), float(members.reach_w[k])))
 
 
 @part
@@ -240,11 +240,7 @@ def repair(sign: int, need_w: float, members: Members, nameplate: Nameplate) -> 
     return left_w
 
 
-@column_kernel(
-    types.UniTuple(types.int64, 2)(
-        types.int64, types.int64, types.float64, types.float64, MEMBERS, NAMEPLATE, LEASES
-    )
-)
+@column_kernel(pair_of(types.int64)(types.int64, types.int64, types.float64, types.float64, MEMBERS, NAMEPLATE, LEASES))
 def want(
     sign: int,
     dispatch_no: int,

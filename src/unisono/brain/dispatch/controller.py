@@ -1,9 +1,9 @@
 """The closed loop of one dispatch: each cycle, from what it delivers and what it should, to the setpoints it wants.
 
 With T the target as a change against the reference, P what pinned devices give (silent ones by the evidence of their
-leases, locked ones, those let go that have not heard of it), and G the smoothed gap between what the free ones were told and
-what they are believed to deliver, the free ones are asked for T + G - P. G is the loop's integrator: it holds as long
-as the gap lasts and is bounded. A device found out (suspect, refusing, silent without a lease) leaves the sums, and its
+leases, locked ones, those let go that have not heard of it), and G the smoothed gap between what the free ones were
+told and what they are believed to deliver, the free ones are asked for T + G - P. G is the loop's integrator: it holds
+as long as the gap lasts and is bounded. A device found out (suspect, refusing, silent without a lease) leaves the sums, and its
 share goes to the next in line; over-delivery makes G negative and is taken back.
 """
 

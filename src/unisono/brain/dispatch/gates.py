@@ -1,7 +1,7 @@
 """Gates: the last look at every setpoint before it leaves. A gate trims or refuses, and says how often and why.
 
-Allocation respects the same limits; the physics gate holds them again over whatever wrote the setpoints. Gates of the market
-and of operations take their place behind it in ``GATES``: any function of the same form.
+Allocation respects the same limits; the physics gate holds them again over whatever wrote the setpoints. Gates of the
+market and of operations take their place behind it in ``GATES``: any function of the same form.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Pictur
         # Only the store's own bounds: a load's way back to its reference stays open.
         if picture.energy_up_wh[row] <= 0.0 and trimmed_w > 0.0:
             trimmed_w = 0.0
-        if picture.soc_frac[row] >= nameplate.soc_max_frac[row] and trimmed_w < 0.0 and leases.wanted_reference_w[row] >= 0.0:
+        is_full = picture.soc_frac[row] >= nameplate.soc_max_frac[row]
+        if is_full and trimmed_w < 0.0 and leases.wanted_reference_w[row] >= 0.0:
             trimmed_w = 0.0
         if trimmed_w != before_w:
             counts[_SOC] += 1
@@ -79,9 +80,7 @@ def _trim_site(row: int, over_w: float, change_w: float, sign: int, nameplate: N
     return True
 
 
-@column_kernel(
-    types.void(types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES, _I8)
-)
+@column_kernel(types.void(types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES, _I8))
 def trim_physics(
     n: int,
     n_sites: int,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-import numba
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, part
+from unisono.base.kernel import column_kernel, part, type_of
 from unisono.fleet.columns import F4, F8, I4, LEASES, NAMEPLATE, PICTURE, SLOTS, U1, Leases, Nameplate, Picture, Slots
 from unisono.fleet.trust import settle_s
 
@@ -40,8 +39,27 @@ SUM_NAMES: Final = (
     "n_suspect",
 )
 (
-    _COMMANDED, _ACKNOWLEDGED, _REPORTED, _MEASURED, _DELIVERED, _VARIANCE, _REFERENCE, _PINNED_W, _GAP, _REACH, _NET, _BASE,
-    _ELIGIBLE, _TARGETED, _N_ACKNOWLEDGED, _MOVING, _N_DELIVERED, _OPTED_OUT, _REFUSED, _SILENT, _SUSPECT,
+    _COMMANDED,
+    _ACKNOWLEDGED,
+    _REPORTED,
+    _MEASURED,
+    _DELIVERED,
+    _VARIANCE,
+    _REFERENCE,
+    _PINNED_W,
+    _GAP,
+    _REACH,
+    _NET,
+    _BASE,
+    _ELIGIBLE,
+    _TARGETED,
+    _N_ACKNOWLEDGED,
+    _MOVING,
+    _N_DELIVERED,
+    _OPTED_OUT,
+    _REFUSED,
+    _SILENT,
+    _SUSPECT,
 ) = range(len(SUM_NAMES))
 
 # A device is moving when a quarter of its change shows, and has delivered when nine tenths do.
@@ -57,6 +75,8 @@ ANSWER_LATENCIES: Final = 3.0
 DUSK_W_PER_M2: Final = 20.0
 _NS: Final = 1e-9
 _PV: Final = 1
+# Trust codes of devices that are not heard.
+_UNKNOWN, _SILENT_TRUST = 0, 3
 
 
 class Members(NamedTuple):
@@ -111,7 +131,7 @@ def _empty_members() -> Members:
     return Members(*(np.empty(0, dtype) for dtype in dtypes))
 
 
-MEMBERS: Final = numba.typeof(_empty_members())
+MEMBERS: Final = type_of(_empty_members())
 _F8: Final = types.Array(types.float64, 1, "C")
 
 
@@ -123,7 +143,7 @@ def _reference_now_w(members: Members, k: int, nameplate: Nameplate, picture: Pi
     then = members.accepted_clear_sky[k]
     now = picture.clear_sky_w_per_m2[row]
     if nameplate.technology[row] == _PV and then > DUSK_W_PER_M2 and not math.isnan(now):
-        return min(reference_w * now / then, float(nameplate.power_max_w[row]))
+        return float(min(reference_w * now / then, float(nameplate.power_max_w[row])))
     return reference_w
 
 
@@ -141,8 +161,15 @@ def _is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> b
 
 @part
 def _mode(
-    members: Members, k: int, sign: int, dispatch_no: int, mono_ns: int, nameplate: Nameplate, picture: Picture,
-    leases: Leases, sums: F8,
+    members: Members,
+    k: int,
+    sign: int,
+    dispatch_no: int,
+    mono_ns: int,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    sums: F8,
 ) -> int:
     """Say whether the member may be used, counting those who may not."""
     row = members.row[k]
@@ -164,7 +191,7 @@ def _mode(
     if leases.wanted_no[row] >= 0:
         # A more urgent dispatch has it.
         return EXCLUDED
-    if trust == 0 or trust == 3:
+    if trust in (_UNKNOWN, _SILENT_TRUST):
         sums[_SILENT] += 1.0
         is_on_its_way = (mono_ns - leases.sent_mono_ns[row]) * _NS < _answer_s(nameplate, row)
         return PINNED if is_held and (_is_alive(nameplate, leases, row, mono_ns) or is_on_its_way) else EXCLUDED
@@ -230,7 +257,7 @@ def _credit(
     held_w = float(members.held_w[k])
     record = min(1.0, max(0.0, float(picture.record_frac[row])))
     trust = picture.trust[row]
-    is_heard = trust == 1 or trust == 2 or trust == 4
+    is_heard = trust not in (_UNKNOWN, _SILENT_TRUST)
     power_w = float(picture.power_w[row])
     sd_w = float(picture.power_sd_w[row])
     sent_ns = leases.sent_mono_ns[row]
@@ -251,7 +278,9 @@ def _credit(
 
 
 @part
-def _leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
+def _leftover_w(
+    members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases
+) -> float:
     """Return what a device that was let go still delivers because it has not heard of it."""
     row = members.row[k]
     sent_ns = leases.sent_mono_ns[row]
@@ -259,7 +288,7 @@ def _leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, pi
     if (picture.received_mono_ns[row] - sent_ns) * _NS >= settle_s(nameplate, row, change_w, picture.source[row]):
         is_still_there = abs(picture.power_w[row] - leases.setpoint_w[row]) <= 0.1 * abs(change_w)
         return float(picture.power_w[row] - members.reference_w[k]) if is_still_there else 0.0
-    is_silent = picture.trust[row] == 0 or picture.trust[row] == 3
+    is_silent = picture.trust[row] in (_UNKNOWN, _SILENT_TRUST)
     return change_w if is_silent and _is_alive(nameplate, leases, row, mono_ns) else 0.0
 
 
@@ -289,9 +318,7 @@ def _count_held(
         sums[_N_DELIVERED] += 1.0 if share >= DELIVERED_FRAC else 0.0
 
 
-@column_kernel(
-    types.void(types.int64, types.int64, types.int64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8)
-)
+@column_kernel(types.void(types.int64, types.int64, types.int64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8))
 def weigh(
     sign: int,
     dispatch_no: int,

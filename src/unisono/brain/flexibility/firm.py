@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, part
-from unisono.fleet.columns import F4, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
+from unisono.fleet.columns import F4, F8, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
 # What a technology can be relied on for, index Technology. Until a fleet's own record is there these are priors: a
 # battery does what it is told but for its taper; a car is unplugged, a tank is off, an owner turns the thermostat back.
@@ -28,7 +28,7 @@ _F8 = types.Array(types.float64, 1, "C")
 
 @part
 def _share_of_hold(holds_s: float, hold_s: float) -> float:
-    """Return how much of the hold the device lasts, as a share of its power: it can be called on for less, but longer."""
+    """Return how much of the hold the device lasts, as a share of its power: it can give less, but longer."""
     return 1.0 if holds_s >= hold_s else max(0.0, holds_s / hold_s) if math.isfinite(holds_s) else 1.0
 
 
@@ -37,7 +37,7 @@ def firm_w(
     n: int,
     mono_ns: int,
     hold_s: float,
-    derate: F4,
+    derate: F8,
     nameplate: Nameplate,
     picture: Picture,
     leases: Leases,
@@ -49,7 +49,7 @@ def firm_w(
         up_w[row] = 0.0
         down_w[row] = 0.0
         trust = picture.trust[row]
-        if trust != _FRESH and trust != _STALE:
+        if trust not in (_FRESH, _STALE):
             continue
         if picture.is_opted_out[row] == 1 or nameplate.lifecycle[row] != 2:
             continue

@@ -1,9 +1,9 @@
 """Clear-sky irradiance on the horizontal, from place and instant alone.
 
-Sun: declination and equation of time by Spencer's Fourier series (Spencer 1971, Search 2(5), p. 172; as printed in Iqbal,
-An Introduction to Solar Radiation, 1983, eq. 1.3.1 and 1.4.1). Irradiance: Haurwitz, 1098 cos z exp(-0.059 / cos z) W/m2
-(Haurwitz 1945, J. Meteorology 2, 154; the coefficients as in Reno, Hansen and Stein 2012, SAND2012-2389). Good to some
-5 %; only ratios over minutes to hours are used here.
+Sun: declination and equation of time by Spencer's Fourier series (Spencer 1971, Search 2(5), p. 172; as printed in
+Iqbal, An Introduction to Solar Radiation, 1983, eq. 1.3.1 and 1.4.1). Irradiance: Haurwitz,
+1098 cos z exp(-0.059 / cos z) W/m2 (Haurwitz 1945, J. Meteorology 2, 154; coefficients as in Reno, Hansen and
+Stein 2012, SAND2012-2389). Good to some 5 %; only ratios over minutes to hours are used here.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 
 from numba import types
 
-from unisono.base.kernel import kernel
+from unisono.base.kernel import column_kernel, kernel, pair_of
 from unisono.fleet.columns import NAMEPLATE, PICTURE, Nameplate, Picture
 
 _NS_PER_DAY: Final = 86_400 * 1_000_000_000
 _PV: Final = 1
 
 
-@kernel(types.UniTuple(types.float64, 2)(types.int64))
+@kernel(pair_of(types.float64)(types.int64))
 def sun_of_day(now_ns: int) -> tuple[float, float]:
     """Return the declination in radians and the equation of time in minutes."""
     days = now_ns / _NS_PER_DAY
@@ -28,11 +28,20 @@ def sun_of_day(now_ns: int) -> tuple[float, float]:
     years = days / 365.2425
     g = 2.0 * math.pi * (years - math.floor(years))
     declination = (
-        0.006918 - 0.399912 * math.cos(g) + 0.070257 * math.sin(g) - 0.006758 * math.cos(2 * g)
-        + 0.000907 * math.sin(2 * g) - 0.002697 * math.cos(3 * g) + 0.00148 * math.sin(3 * g)
+        0.006918
+        - 0.399912 * math.cos(g)
+        + 0.070257 * math.sin(g)
+        - 0.006758 * math.cos(2 * g)
+        + 0.000907 * math.sin(2 * g)
+        - 0.002697 * math.cos(3 * g)
+        + 0.00148 * math.sin(3 * g)
     )
     equation_min = 229.18 * (
-        0.000075 + 0.001868 * math.cos(g) - 0.032077 * math.sin(g) - 0.014615 * math.cos(2 * g) - 0.040849 * math.sin(2 * g)
+        0.000075
+        + 0.001868 * math.cos(g)
+        - 0.032077 * math.sin(g)
+        - 0.014615 * math.cos(2 * g)
+        - 0.040849 * math.sin(2 * g)
     )
     return declination, equation_min
 
@@ -55,7 +64,7 @@ def clear_sky_w_per_m2(now_ns: int, latitude_deg: float, longitude_deg: float) -
     return 1098.0 * cos_z * math.exp(-0.059 / cos_z) if cos_z > 0.001 else 0.0
 
 
-@kernel(types.void(types.int64, types.int64, NAMEPLATE, PICTURE))
+@column_kernel(types.void(types.int64, types.int64, NAMEPLATE, PICTURE))
 def light_up(n: int, now_ns: int, nameplate: Nameplate, picture: Picture) -> None:
     """Set the clear-sky irradiance of every PV row; due each minute (the sun moves a quarter of a degree)."""
     for row in range(n):

@@ -39,7 +39,7 @@ def _mean_w(nameplate: Nameplate, picture: Picture, row: int) -> float:
     """Return the mean that stands for the device's near future."""
     mean_w = float(picture.mean_w[row])
     technology = nameplate.technology[row]
-    if technology == _EV or technology == _EVSE:
+    if technology in (_EV, _EVSE):
         power_w = float(picture.power_w[row])
         return mean_w if abs(mean_w) < abs(power_w) else power_w
     if nameplate.is_on_off[row] == 1 and picture.long_mean_weight[row] >= WEIGHT_OF_AN_HOUR:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -151,10 +152,9 @@ class _Receiver(asyncio.BufferedProtocol):
         if self.is_lost or self.n_filled > EAGER_BYTES:
             await asyncio.sleep(0)
             return
-        try:
-            await asyncio.wait_for(self._wake.wait(), tick_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(tick_s):
+                await self._wake.wait()
 
     def drop(self, n_bytes: int) -> None:
         """Forget the parsed front; what is left is part of one message."""

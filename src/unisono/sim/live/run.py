@@ -263,13 +263,10 @@ class LiveRegion:
             if self.roster.gateway_kind[g] == MQTT_SINGLE:
                 answers = _without_unreachable(answers)
             return answers
-        is_expired = wall_ns > message.expires_ms * NS_PER_MS
-        code = self.devices.renew(g, message.epoch, message.through_seq, is_expired=is_expired, mono_ns=mono_ns)
-        self.devices.ledger.n_renewals += 1
-        row, gateway, epoch, seq, at_ns = np.array(
-            [[-1], [g], [message.epoch], [message.through_seq], [wall_ns]], np.int64
-        )
-        return Answers(row, gateway, epoch, seq, np.array([code], np.uint8), at_ns)
+        expires_ns = message.expires_ms * NS_PER_MS
+        renewal = np.array([[g], [message.epoch], [message.through_seq], [expires_ns], [wall_ns]], np.int64)
+        code = self.devices.renew(renewal, mono_ns)
+        return Answers(np.array([-1]), renewal[0], renewal[1], renewal[2], code, renewal[4])
 
     def _kept(self, n_readings: int) -> None:
         self.devices.ledger.count("readings_acknowledged", n_readings)

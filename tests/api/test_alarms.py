@@ -1,0 +1,45 @@
+"""Alarms over the API: listed, acknowledged once, cleared by themselves."""
+
+from __future__ import annotations
+
+from tests.api.conftest import NOW_NS, Plant, problem_of
+from tests.api.test_dispatches import totals
+from unisono.services.alarms import COVERAGE, OUTBOX_BACKLOG, REALTIME_SILENT, AlarmLoop, AlarmSettings
+from unisono.store import alarms
+
+SETTINGS = AlarmSettings(hold_s=1, clear_s=1)
+
+
+def test_the_loop_raises_and_clears_what_the_picture_and_the_outbox_say(lone_plant: Plant) -> None:
+    plant = lone_plant
+    made = plant.portfolio()
+    loop = AlarmLoop(plant.database, plant.picture, plant.clock, SETTINGS)
+
+    for _ in range(3):
+        loop.look()
+        plant.clock.advance(11)
+    found = {one["kind"] for one in plant.get("/v1/alarms").json()["items"]}
+    assert found == {REALTIME_SILENT, OUTBOX_BACKLOG}
+    plant.picture.fold_totals(totals(made["portfolio_no"], completeness_frac=0.5))
+    loop.look()
+    plant.picture.fold_totals(totals(made["portfolio_no"], completeness_frac=0.5))
+    plant.clock.advance(2)
+    loop.look()
+    kinds = {one["kind"] for one in plant.get("/v1/alarms").json()["items"]}
+    assert kinds == {COVERAGE, OUTBOX_BACKLOG}
+    everything = plant.get("/v1/alarms?open_only=false").json()["items"]
+    assert {one["kind"]: one["state"] for one in everything}[REALTIME_SILENT] == "cleared"
+    events = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/events").json()["items"]
+    assert events[-1]["kind"] == "alarm.raised"
+
+
+def test_the_first_who_has_seen_it_stays_on_record(plant: Plant) -> None:
+    with plant.database.begin() as connection:
+        raised = alarms.raise_alarm(connection, plant.organisation_id, "coverage_below_floor", "pfo_x", NOW_NS)
+    path = f"/v1/alarms/{raised.alarm_id}/acknowledge"
+    assert plant.post(path, {"note": "crew informed"}).json()["state"] == "acknowledged"
+    again = plant.post(path, {"note": "me too"}).json()
+    assert (again["acknowledged_by"], again["note"]) == ("test", "crew informed")
+    _, stranger = plant.organisation("alarm stranger")
+    problem_of(plant.post(path, {}, key=stranger), 404)
+    assert plant.get("/v1/alarms", key=stranger).json()["items"] == []

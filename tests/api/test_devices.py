@@ -1,0 +1,142 @@
+"""Devices: four-level truth from realtime, their life, opt-outs, and history that says what it is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import NOW_NS, Plant, problem_of
+from unisono.base.instants import NS_PER_S, format_rfc3339
+from unisono.model.queries import DevicePage, DeviceStates, Query
+from unisono.model.totals import DeviceState
+
+
+def at(seconds: float) -> str:
+    """Return an instant that many seconds after now."""
+    return format_rfc3339(NOW_NS + round(seconds * NS_PER_S))
+
+
+def state(device: dict[str, Any], **change: Any) -> DeviceState:
+    """Return realtime's picture of a device that was told and has acknowledged, but has not reported."""
+    values: dict[str, Any] = {
+        "device_no": device["device_no"], "device_id": device["device_id"], "technology": 2, "lifecycle": 2, "trust": 3,
+        "at_ns": NOW_NS, "age_s": 90.0, "commanded_w": 3000.0, "acknowledged_w": 3000.0, "reported_w": None,
+        "measured_w": None, "power_w": 2500.0, "power_sd_w": 400.0, "reference_w": 0.0, "reference_method": 2,
+        "soc_frac": 0.5, "temperature_degc": None, "up_w": 0.0, "down_w": float("-inf"), "hold_up_s": float("inf"),
+        "hold_down_s": 60.0, "lease_seq": 7, "lease_expires_ns": NOW_NS + 30 * NS_PER_S, "last_ack_code": 0,
+        "dispatch_no": 4, "clock_skew_s": None,
+    }  # fmt: skip
+    return DeviceState(**{**values, **change})
+
+
+def a_device(plant: Plant) -> dict[str, Any]:
+    """Return a new device."""
+    device_id = plant.portfolio()["assets"][0]["device_id"]
+    device: dict[str, Any] = plant.get(f"/v1/devices/{device_id}").json()
+    return device
+
+
+def test_the_four_levels_are_told_apart_and_unknown_is_null(plant: Plant) -> None:
+    device = a_device(plant)
+    plant.bus.answer = lambda _: DeviceStates(at_ns=NOW_NS, states=(state(device),))
+    now = plant.get(f"/v1/devices/{device['device_id']}").json()["now"]
+    assert now["truth"] == {
+        "commanded_kw": 3.0, "acknowledged_kw": 3.0, "reported_kw": None, "measured_kw": None,
+    }  # fmt: skip
+    assert (now["trust"], now["last_answer"], now["reference_method"]) == ("silent", "accepted", "plan_or_zero")
+    assert (now["down_kw"], now["hold_up_s"]) == (None, None)
+
+
+def test_states_come_in_pages_of_the_own_organisation(plant: Plant) -> None:
+    device = a_device(plant)
+
+    def answer(query: Query) -> DeviceStates:
+        assert isinstance(query, DevicePage)
+        assert query.organisation_id == plant.organisation_id
+        return DeviceStates(at_ns=NOW_NS, states=(state(device),) if query.after == 0 else (), has_more=query.after == 0)
+
+    plant.bus.answer = answer
+    page = plant.get("/v1/devices/states?trust=silent&limit=1")
+    assert page.json()["items"][0]["trust"] == "silent"
+    assert plant.get(page.links["next"]["url"]).json() == {"items": [], "next_cursor": None}
+
+
+def test_a_device_moves_through_its_life_in_order(plant: Plant) -> None:
+    path = f"/v1/devices/{a_device(plant)['device_id']}/lifecycle"
+    for lifecycle in ("commissioning", "active", "suspended", "active", "retired"):
+        assert plant.post(path, {"lifecycle": lifecycle}).json()["lifecycle"] == lifecycle
+    assert "retired" in problem_of(plant.post(path, {"lifecycle": "active"}), 409)["rule"]
+    problem_of(plant.post(path, {"lifecycle": "declared"}), 422)
+
+
+def test_an_opt_out_is_kept_listed_and_withdrawn(plant: Plant) -> None:
+    path = f"/v1/devices/{a_device(plant)['device_id']}/opt-outs"
+    made = plant.post(path, {"start": at(0), "end": at(3600), "reason": "guests"}, once="o")
+    assert made.status_code == 201
+    assert plant.post(path, {"start": at(0), "end": at(3600), "reason": "guests"}, once="o").json() == made.json()
+    assert [one["reason"] for one in plant.get(path).json()["items"]] == ["guests"]
+    plant.clock.advance(60)
+    ended = plant.post(f"{path}/{made.json()['opt_out_id']}/withdraw").json()
+    assert ended["interval_end"] == at(60)
+    assert plant.get(path).json()["items"] == []
+    problem_of(plant.post(f"{path}/opt_nothing/withdraw"), 404)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "rule"), [(60, 60, "after start"), (60, 0, "after start"), (-90, -60, "future"), (0, 4e7, "366")]
+)
+def test_a_bad_opt_out_is_refused(plant: Plant, start_s: float, end_s: float, rule: str) -> None:
+    path = f"/v1/devices/{a_device(plant)['device_id']}/opt-outs"
+    problem = problem_of(plant.post(path, {"start": at(start_s), "end": at(end_s)}), 422)
+    assert problem["field"] == "end"
+    assert rule in problem["rule"]
+
+
+class RecordedHistory:
+    """A history of one command and three readings, written up to a minute ago."""
+
+    def device_commands(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
+        """Return one command."""
+        row = {
+            "at_ns": NOW_NS - 120 * NS_PER_S, "epoch": 1, "seq": 5, "kind": 0, "value": -1200.0,
+            "start_ns": NOW_NS - 120 * NS_PER_S, "expires_ns": NOW_NS, "dispatch_id": None, "ack_code": 2,
+            "answered_ns": NOW_NS - 119 * NS_PER_S,
+        }  # fmt: skip
+        return [row]
+
+    def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:
+        """Return three."""
+        return 3, NOW_NS - 60 * NS_PER_S
+
+    def through_ns(self, kind: str) -> int:
+        """Return a minute ago."""
+        assert kind in ("commands", "readings")
+        return NOW_NS - 60 * NS_PER_S
+
+
+def test_without_history_the_command_log_says_so(plant: Plant) -> None:
+    path = f"/v1/devices/{a_device(plant)['device_id']}"
+    log = plant.get(f"{path}/command-log").json()
+    assert log["items"] == []
+    assert log["missing"] == ["command history is not available here"]
+    assert plant.get(f"{path}/connectivity").json()["n_readings"] is None
+
+
+def test_history_answers_and_says_up_to_when(plant: Plant) -> None:
+    plant.context.history = RecordedHistory()
+    path = f"/v1/devices/{a_device(plant)['device_id']}"
+    log = plant.get(f"{path}/command-log").json()
+    assert (log["items"][0]["power_kw"], log["items"][0]["answer"]) == (-1.2, "refused_opt_out")
+    assert at(-60) in log["missing"][0]
+    window = f"start={at(-600)}&end={at(-60)}"
+    connectivity = plant.get(f"{path}/connectivity?{window}").json()
+    assert (connectivity["n_readings"], connectivity["expected_readings"]) == (3, 9)
+    assert connectivity["completeness_frac"] == pytest.approx(3 / 9, abs=1e-4)
+    assert any("trust" in missing for missing in connectivity["missing"])
+
+
+@pytest.mark.parametrize(("query", "field"), [("start=x", "start"), ("start=2026-01-01T00:00:00Z", "start")])
+def test_a_window_that_is_none_or_too_long_is_refused(plant: Plant, query: str, field: str) -> None:
+    path = f"/v1/devices/{a_device(plant)['device_id']}/command-log?{query}"
+    assert problem_of(plant.get(path), 422)["field"] == field

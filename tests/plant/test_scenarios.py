@@ -1,0 +1,391 @@
+"""Whole scenarios with a tiny fleet: what is promised is delivered although devices misbehave."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.plant.fake_fleet import BATTERY, FakeFleet, battery, dispatch_of, fleet_of, opt_out_of
+from unisono.base.instants import NS_PER_S
+from unisono.model.dispatch import TargetPoint
+from unisono.model.ratings import OptOut
+from unisono.model.registry import PortfolioRecord, RegistryBatch
+from unisono.model.technology import CommandKind, Trust
+from unisono.plant.answers import device_state
+from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.step import StepResult, step
+
+
+def batteries(n: int, **changes: object) -> list:
+    return [battery(no, merit=no, **changes) for no in range(1, n + 1)]
+
+
+def progress_of(result: StepResult, at: int = 0):
+    return result.outcomes.progress[at]
+
+
+@pytest.mark.parametrize("policy", ["merit_order", "pro_rata", "soc_fair"])
+@pytest.mark.parametrize("power_w", [23_000.0, -23_000.0])
+def test_a_fleet_that_obeys_delivers_its_target_and_returns(policy: str, power_w: float) -> None:
+    fleet = fleet_of(batteries(10))
+    fleet.cycle(dispatch_of(fleet, power_w, policy=policy))
+    result = fleet.run(10)
+    assert fleet.power_w == pytest.approx(power_w, rel=0.01)
+    assert progress_of(result).delivered_w == pytest.approx(power_w, rel=0.01)
+    fleet.run(45)
+    assert fleet.power_w == 0.0
+    assert all(device.setpoint_w is None for device in fleet.devices)
+    assert fleet.log == ["dispatch.accepted", "dispatch.activated", "dispatch.completed"]
+
+
+def test_merit_order_calls_the_cheapest_first() -> None:
+    fleet = fleet_of(batteries(10))
+    fleet.cycle(dispatch_of(fleet, 12_000.0))
+    fleet.run(5)
+    assert [device.power_w for device in fleet.devices[:4]] == [5000.0, 5000.0, 2000.0, 0.0]
+
+
+@pytest.mark.parametrize("behaviour", ["refuses", "ignores", "wrong_sign", "dead"])
+def test_the_shortfall_of_those_who_fail_goes_to_the_next_in_line(behaviour: str) -> None:
+    fleet = fleet_of(batteries(12))
+    for device in fleet.devices[:3]:
+        device.behaviour = behaviour
+    fleet.cycle(dispatch_of(fleet, 25_000.0))
+    fleet.run(25)
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.02)
+
+
+def test_a_refusal_is_made_up_for_within_two_cycles() -> None:
+    fleet = fleet_of(batteries(12))
+    for device in fleet.devices[:3]:
+        device.behaviour = "refuses"
+    fleet.cycle(dispatch_of(fleet, 25_000.0))
+    result = fleet.run(4)
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.02)
+    assert progress_of(result).n_refused == 3
+
+
+def test_a_liar_is_found_suspect_and_is_never_called_twice_in_one_event() -> None:
+    fleet = fleet_of(batteries(6))
+    fleet.devices[0].behaviour = "ignores"
+    fleet.cycle(dispatch_of(fleet, 10_000.0))
+    fleet.run(30)
+    assert fleet.log.count("device.suspected") == 1
+    state = device_state(fleet.state, 1, fleet.now_ns, fleet.mono_ns)
+    assert (state.trust, state.suspect_reason, state.commanded_w) == (Trust.SUSPECT, "frozen", None)
+
+
+def test_a_device_that_acts_and_never_answers_counts_by_its_readings() -> None:
+    fleet = fleet_of(batteries(6))
+    fleet.devices[0].behaviour = "mute"
+    fleet.cycle(dispatch_of(fleet, 10_000.0))
+    result = fleet.run(20)
+    assert fleet.power_w == pytest.approx(10_000.0, rel=0.01)
+    assert "device.suspected" not in fleet.log
+    assert progress_of(result).n_sent == 2
+
+
+def test_over_delivery_is_taken_back() -> None:
+    fleet = fleet_of(batteries(10))
+    for device in fleet.devices[:4]:
+        device.delivers_frac = 1.15
+    fleet.cycle(dispatch_of(fleet, 30_000.0))
+    fleet.run(12)
+    assert fleet.power_w == pytest.approx(30_000.0, rel=0.01)
+
+
+def test_under_delivery_is_filled_up() -> None:
+    fleet = fleet_of(batteries(10))
+    for device in fleet.devices:
+        device.delivers_frac = 0.9
+    fleet.cycle(dispatch_of(fleet, 30_000.0))
+    fleet.run(15)
+    assert fleet.power_w == pytest.approx(30_000.0, rel=0.02)
+
+
+def test_the_target_ramps_at_both_ends() -> None:
+    fleet = fleet_of(batteries(10))
+    fleet.cycle(dispatch_of(fleet, 40_000.0, ramp_s=40.0, duration_s=160.0))
+    powers = []
+    for _ in range(42):
+        fleet.cycle()
+        powers.append(fleet.power_w)
+    steps = np.diff(powers)
+    assert max(powers) == pytest.approx(40_000.0, rel=0.01)
+    # A ramp of 1 kW/s moves 4 kW a cycle; the first step looks one lead ahead.
+    assert np.abs(steps).max() <= 9_100.0
+    assert powers[-1] == 0.0
+
+
+def test_a_dark_gateway_is_counted_by_its_leases_and_replaced_when_they_end() -> None:
+    devices = [battery(no, merit=no, gateway_no=1 if no <= 5 else 2) for no in range(1, 16)]
+    fleet = fleet_of(devices)
+    fleet.cycle(dispatch_of(fleet, 25_000.0, duration_s=600.0))
+    fleet.run(10)
+    fleet.dark_gateways.add(1)
+    fleet.run(8)
+    # Its devices still hold their leases: nobody is called in their place.
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.05)
+    fleet.run(22)
+    # Their leases have run out, they are back to normal by themselves, and others have taken over.
+    assert all(device.power_w == 0.0 for device in devices[:5])
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.02)
+    fleet.dark_gateways.clear()
+    fleet.run(20)
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.02)
+
+
+def test_only_changes_are_sent_and_one_row_a_gateway_renews_the_rest() -> None:
+    devices = [battery(no, merit=no, gateway_no=1 + no % 2) for no in range(1, 11)]
+    fleet = fleet_of(devices)
+    fleet.cycle(dispatch_of(fleet, 40_000.0, duration_s=400.0))
+    fleet.run(6)
+    before = len(fleet.frames)
+    fleet.run(60)
+    sent = [no for frames in fleet.frames[before:] for no in frames.device_no.tolist()]
+    assert set(sent) == {-1}
+    # 240 s, a renewal each 20 s for two gateways.
+    assert len(sent) == 24
+    assert fleet.power_w == pytest.approx(40_000.0, rel=0.01)
+
+
+def test_an_unanswered_command_is_repeated_with_its_sequence() -> None:
+    fleet = fleet_of(batteries(2))
+    fleet.cycle(dispatch_of(fleet, 4_000.0))
+    fleet.dark_gateways.add(1)
+    before = len(fleet.frames)
+    fleet.run(5)
+    rows = [
+        (no, seq)
+        for frames in fleet.frames[before:]
+        for no, seq in zip(frames.device_no.tolist(), frames.seq.tolist(), strict=True)
+        if no == 1
+    ]
+    assert len(rows) >= 2
+    assert len(set(rows)) == 1
+
+
+def test_the_same_request_twice_changes_nothing() -> None:
+    once, twice = fleet_of(batteries(5)), fleet_of(batteries(5))
+    spec = dispatch_of(once, 9_000.0)
+    once.cycle(spec)
+    twice.cycle(spec, spec)
+    for _ in range(10):
+        assert once.cycle().frames.encode() == twice.cycle(spec).frames.encode()
+    assert once.log == twice.log
+
+
+def test_a_revision_moves_the_target_and_an_older_one_does_not() -> None:
+    fleet = fleet_of(batteries(10))
+    spec = dispatch_of(fleet, 10_000.0)
+    fleet.cycle(spec)
+    fleet.run(5)
+    revised = msgspec.structs.replace(spec, revision=2, targets=(TargetPoint(spec.start_ns, 30_000.0),))
+    fleet.cycle(revised)
+    fleet.cycle(spec)
+    fleet.run(5)
+    assert fleet.power_w == pytest.approx(30_000.0, rel=0.01)
+    assert "dispatch.revised" in fleet.log
+
+
+def test_a_cancelled_dispatch_lets_everyone_go() -> None:
+    fleet = fleet_of(batteries(10))
+    spec = dispatch_of(fleet, 10_000.0)
+    fleet.cycle(spec)
+    fleet.run(5)
+    result = fleet.cycle(msgspec.structs.replace(spec, revision=2, is_cancelled=True))
+    assert progress_of(result).state == "cancelled"
+    assert set(result.frames.kind.tolist()) == {CommandKind.RELEASE}
+    result = fleet.run(3)
+    assert fleet.power_w == 0.0
+    assert result.outcomes.progress == ()
+
+
+def test_an_impossible_dispatch_is_refused_with_field_and_rule() -> None:
+    fleet = fleet_of(batteries(1))
+    spec = dispatch_of(fleet, 1_000.0)
+    result = fleet.cycle(msgspec.structs.replace(spec, end_ns=spec.start_ns))
+    (entry,) = result.outcomes.log
+    assert (entry.kind, entry.body["field"]) == ("dispatch.refused", "end_ns")
+
+
+def test_an_empty_portfolio_is_accepted_and_falls_short() -> None:
+    fleet = fleet_of(batteries(1))
+    fleet.cycle(dispatch_of(fleet, 1_000.0, portfolio_no=77, portfolio_id="pfo_77"))
+    result = fleet.run(5)
+    row = progress_of(result)
+    assert (row.state, row.shortfall_w, row.n_eligible) == ("active", 1_000.0, 0)
+    assert "shortfall.begins" in fleet.log
+
+
+def test_more_than_the_fleet_has_gives_all_there_is() -> None:
+    fleet = fleet_of(batteries(4))
+    fleet.cycle(dispatch_of(fleet, 100_000.0))
+    result = fleet.run(6)
+    assert fleet.power_w == 20_000.0
+    assert progress_of(result).shortfall_w == pytest.approx(80_000.0, rel=0.01)
+
+
+def test_an_opted_out_device_is_never_moved_and_is_let_go_at_once() -> None:
+    devices = batteries(4)
+    fleet = fleet_of(devices)
+    start_ns = fleet.now_ns
+    devices[0].record = msgspec.structs.replace(
+        devices[0].record, revision=2, opt_outs=(OptOut(start_ns=start_ns, end_ns=start_ns + 3600 * NS_PER_S),)
+    )
+    step(fleet.state, [], [], [RegistryBatch((devices[0].record,))], fleet.now_ns, fleet.mono_ns)
+    fleet.cycle(dispatch_of(fleet, 10_000.0))
+    fleet.run(5)
+    assert (devices[0].setpoint_w, fleet.power_w) == (None, 10_000.0)
+    fleet.cycle(opt_out_of(fleet, 2, 600.0))
+    assert devices[1].setpoint_w is None
+    result = fleet.run(4)
+    assert (devices[1].power_w, fleet.power_w) == (0.0, 10_000.0)
+    assert progress_of(result).n_opted_out == 2
+    assert "device.opted_out" in fleet.log
+
+
+def test_the_more_urgent_of_two_overlapping_dispatches_gets_the_devices() -> None:
+    fleet = fleet_of(batteries(10))
+    second = PortfolioRecord(
+        revision=1, organisation_id="org_1", portfolio_id="pfo_2", portfolio_no=2, device_nos=(1, 2, 3, 4)
+    )
+    step(fleet.state, [], [], [RegistryBatch((second,))], fleet.now_ns, fleet.mono_ns)
+    fleet.cycle(dispatch_of(fleet, 20_000.0))
+    fleet.run(4)
+    assert [device.power_w for device in fleet.devices[:4]] == [5000.0] * 4
+    urgent = dispatch_of(fleet, -8_000.0, dispatch_id="dsp_2", portfolio_no=2, portfolio_id="pfo_2", priority=1)
+    fleet.cycle(urgent)
+    fleet.run(8)
+    assert sum(device.power_w for device in fleet.devices[:4]) == pytest.approx(12_000.0 - 10_000.0, abs=12_000.0)
+    by_id = {row.dispatch_id: row for row in fleet.cycle().outcomes.progress}
+    assert by_id["dsp_2"].delivered_w == pytest.approx(-8_000.0, rel=0.01)
+    assert by_id["dsp_1"].delivered_w == pytest.approx(20_000.0, rel=0.01)
+
+
+def test_net_power_is_held_whatever_the_others_do() -> None:
+    fleet = fleet_of(batteries(6))
+    for device in fleet.devices[3:]:
+        device.normal_w = -2_000.0
+    fleet.run(3)
+    fleet.cycle(dispatch_of(fleet, 1_000.0, kind="net_w"))
+    fleet.run(10)
+    assert fleet.power_w == pytest.approx(1_000.0, abs=150.0)
+
+
+def test_an_export_cap_acts_only_when_it_is_exceeded() -> None:
+    fleet = fleet_of(batteries(6))
+    fleet.cycle(dispatch_of(fleet, 9_000.0, kind="limit_w", duration_s=400.0))
+    fleet.run(5)
+    assert fleet.power_w == 0.0
+    for device in fleet.devices[3:]:
+        device.normal_w = 4_000.0
+    fleet.run(10)
+    assert fleet.power_w == pytest.approx(9_000.0, abs=300.0)
+
+
+def test_a_site_never_exports_more_than_its_connection_allows() -> None:
+    devices = [battery(no, site_no=1, export_limit_w=6_000.0) for no in (1, 2)]
+    fleet = fleet_of(devices)
+    fleet.cycle(dispatch_of(fleet, 10_000.0))
+    for _ in range(10):
+        fleet.cycle()
+        assert fleet.power_w <= 6_000.0
+    assert fleet.power_w >= 5_990.0
+
+
+def test_a_battery_stops_at_its_reserve() -> None:
+    devices = batteries(2)
+    fleet = fleet_of(devices)
+    fleet.cycle(dispatch_of(fleet, 8_000.0))
+    fleet.run(3)
+    devices[0].soc_frac = 0.2
+    fleet.run(3)
+    assert devices[0].power_w <= 0.0
+
+
+def test_an_on_off_load_is_called_whole_or_not_at_all() -> None:
+    ratings = msgspec.structs.replace(BATTERY, power_max_w=0.0, power_min_w=-4_500.0, is_on_off=True, energy_capacity_wh=0.0)
+    devices = [battery(no, merit=no, ratings=ratings, technology=5) for no in range(1, 6)]
+    for device in devices:
+        device.normal_w = device.power_w = -4_500.0
+    fleet = fleet_of([*devices, battery(6, merit=9)])
+    fleet.cycle(dispatch_of(fleet, 11_000.0))
+    result = fleet.run(6)
+    assert sorted({device.power_w for device in devices}) == [-4_500.0, 0.0]
+    assert progress_of(result).delivered_w == pytest.approx(11_000.0, rel=0.01)
+
+
+def test_replay_from_a_checkpoint_gives_the_same_frames() -> None:
+    fleet = fleet_of(batteries(8))
+    fleet.devices[2].behaviour = "ignores"
+    fleet.cycle(dispatch_of(fleet, 25_000.0, policy="soc_fair", ramp_s=20.0))
+    fleet.run(3)
+    payload = checkpoint(fleet.state, {"READINGS": 7}, fleet.now_ns, fleet.mono_ns)
+    twin, positions = restore(payload, fleet.state.config, 1, fleet.now_ns, 5)
+    assert positions == {"READINGS": 7}
+    shift_ns = 5 - fleet.mono_ns
+    for _ in range(20):
+        ours, fed = _recorded_cycle(fleet)
+        moved = [type(a)(a.batch, a.received_monotonic_ns + shift_ns) for a in fed]
+        theirs = step(twin, moved, [], [], fleet.now_ns, fleet.mono_ns + shift_ns)
+        assert ours.frames.encode() == theirs.frames.encode()
+        assert ours.outcomes == theirs.outcomes
+
+
+def _recorded_cycle(fleet: FakeFleet) -> tuple[StepResult, list]:
+    fed = []
+    readings = fleet.readings
+
+    def recorded() -> list:
+        found = readings()
+        fed.extend([*fleet.arrivals, *found])
+        return found
+
+    fleet.readings = recorded  # type: ignore[method-assign]
+    try:
+        return fleet.cycle(), fed
+    finally:
+        fleet.readings = readings  # type: ignore[method-assign]
+
+
+def test_a_new_owner_commands_anew_before_it_renews_anything() -> None:
+    fleet = fleet_of(batteries(4))
+    fleet.cycle(dispatch_of(fleet, 12_000.0, duration_s=600.0))
+    fleet.run(5)
+    payload = checkpoint(fleet.state, {}, fleet.now_ns, fleet.mono_ns)
+    fleet.state, _ = restore(payload, fleet.state.config, 2, fleet.now_ns, fleet.mono_ns)
+    before = len(fleet.frames)
+    first = fleet.cycle().frames
+    assert first.epoch == 2
+    assert sorted(first.device_no.tolist()) == [1, 2, 3]
+    assert first.seq.min() > 2 << 32
+    fleet.run(13)
+    rows = [no for frames in fleet.frames[before:] for no in frames.device_no.tolist()]
+    assert -1 not in rows
+    fleet.run(20)
+    assert -1 in [no for frames in fleet.frames[before:] for no in frames.device_no.tolist()]
+    assert fleet.power_w == 12_000.0
+
+
+def test_a_stepped_wall_clock_ages_nothing() -> None:
+    fleet = fleet_of(batteries(4))
+    fleet.cycle(dispatch_of(fleet, 12_000.0, duration_s=2_000.0))
+    fleet.run(5)
+    fleet.wall_step_s = 200.0
+    result = fleet.run(5)
+    assert fleet.power_w == 12_000.0
+    assert result.totals.portfolios[0].n_by_trust[Trust.FRESH] == 4
+
+
+def test_setpoints_are_whole_watts_and_the_digest_is_of_the_frames() -> None:
+    import hashlib
+
+    fleet = fleet_of(batteries(7))
+    result = fleet.cycle(dispatch_of(fleet, 10_001.7, policy="pro_rata"))
+    for _ in range(5):
+        result = fleet.cycle()
+        assert (result.frames.value == np.round(result.frames.value)).all()
+        if len(result.frames):
+            assert progress_of(result).frames_digest == hashlib.sha256(result.frames.encode()).hexdigest()
