@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.api.conftest import NOW_NS, Plant, problem_of
 from tests.api.test_dispatches import totals
+
 from unisono.services.alarms import COVERAGE, OUTBOX_BACKLOG, REALTIME_SILENT, AlarmLoop, AlarmSettings
 from unisono.store import alarms
 

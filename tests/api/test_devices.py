@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests.api.conftest import NOW_NS, Plant, problem_of
+
 from unisono.base.instants import NS_PER_S, format_rfc3339
 from unisono.model.queries import DevicePage, DeviceStates, Query
 from unisono.model.totals import DeviceState
@@ -20,13 +20,33 @@ def at(seconds: float) -> str:
 def state(device: dict[str, Any], **change: Any) -> DeviceState:
     """Return realtime's picture of a device that was told and has acknowledged, but has not reported."""
     values: dict[str, Any] = {
-        "device_no": device["device_no"], "device_id": device["device_id"], "technology": 2, "lifecycle": 2, "trust": 3,
-        "at_ns": NOW_NS, "age_s": 90.0, "commanded_w": 3000.0, "acknowledged_w": 3000.0, "reported_w": None,
-        "measured_w": None, "power_w": 2500.0, "power_sd_w": 400.0, "reference_w": 0.0, "reference_method": 2,
-        "soc_frac": 0.5, "temperature_degc": None, "up_w": 0.0, "down_w": float("-inf"), "hold_up_s": float("inf"),
-        "hold_down_s": 60.0, "lease_seq": 7, "lease_expires_ns": NOW_NS + 30 * NS_PER_S, "last_ack_code": 0,
-        "dispatch_no": 4, "clock_skew_s": None,
-    }  # fmt: skip
+        "device_no": device["device_no"],
+        "device_id": device["device_id"],
+        "technology": 2,
+        "lifecycle": 2,
+        "trust": 3,
+        "at_ns": NOW_NS,
+        "age_s": 90.0,
+        "commanded_w": 3000.0,
+        "acknowledged_w": 3000.0,
+        "reported_w": None,
+        "measured_w": None,
+        "power_w": 2500.0,
+        "power_sd_w": 400.0,
+        "reference_w": 0.0,
+        "reference_method": 2,
+        "soc_frac": 0.5,
+        "temperature_degc": None,
+        "up_w": 0.0,
+        "down_w": float("-inf"),
+        "hold_up_s": float("inf"),
+        "hold_down_s": 60.0,
+        "lease_seq": 7,
+        "lease_expires_ns": NOW_NS + 30 * NS_PER_S,
+        "last_ack_code": 0,
+        "dispatch_no": 4,
+        "clock_skew_s": None,
+    }
     return DeviceState(**{**values, **change})
 
 
@@ -42,8 +62,11 @@ def test_the_four_levels_are_told_apart_and_unknown_is_null(plant: Plant) -> Non
     plant.bus.answer = lambda _: DeviceStates(at_ns=NOW_NS, states=(state(device),))
     now = plant.get(f"/v1/devices/{device['device_id']}").json()["now"]
     assert now["truth"] == {
-        "commanded_kw": 3.0, "acknowledged_kw": 3.0, "reported_kw": None, "measured_kw": None,
-    }  # fmt: skip
+        "commanded_kw": 3.0,
+        "acknowledged_kw": 3.0,
+        "reported_kw": None,
+        "measured_kw": None,
+    }
     assert (now["trust"], now["last_answer"], now["reference_method"]) == ("silent", "accepted", "plan_or_zero")
     assert (now["down_kw"], now["hold_up_s"]) == (None, None)
 
@@ -54,7 +77,9 @@ def test_states_come_in_pages_of_the_own_organisation(plant: Plant) -> None:
     def answer(query: Query) -> DeviceStates:
         assert isinstance(query, DevicePage)
         assert query.organisation_id == plant.organisation_id
-        return DeviceStates(at_ns=NOW_NS, states=(state(device),) if query.after == 0 else (), has_more=query.after == 0)
+        return DeviceStates(
+            at_ns=NOW_NS, states=(state(device),) if query.after == 0 else (), has_more=query.after == 0
+        )
 
     plant.bus.answer = answer
     page = plant.get("/v1/devices/states?trust=silent&limit=1")
@@ -84,7 +109,8 @@ def test_an_opt_out_is_kept_listed_and_withdrawn(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start_s", "end_s", "rule"), [(60, 60, "after start"), (60, 0, "after start"), (-90, -60, "future"), (0, 4e7, "366")]
+    ("start_s", "end_s", "rule"),
+    [(60, 60, "after start"), (60, 0, "after start"), (-90, -60, "future"), (0, 4e7, "366")],
 )
 def test_a_bad_opt_out_is_refused(plant: Plant, start_s: float, end_s: float, rule: str) -> None:
     path = f"/v1/devices/{a_device(plant)['device_id']}/opt-outs"
@@ -99,10 +125,17 @@ class RecordedHistory:
     def device_commands(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
         """Return one command."""
         row = {
-            "at_ns": NOW_NS - 120 * NS_PER_S, "epoch": 1, "seq": 5, "kind": 0, "value": -1200.0,
-            "start_ns": NOW_NS - 120 * NS_PER_S, "expires_ns": NOW_NS, "dispatch_id": None, "ack_code": 2,
+            "at_ns": NOW_NS - 120 * NS_PER_S,
+            "epoch": 1,
+            "seq": 5,
+            "kind": 0,
+            "value": -1200.0,
+            "start_ns": NOW_NS - 120 * NS_PER_S,
+            "expires_ns": NOW_NS,
+            "dispatch_id": None,
+            "ack_code": 2,
             "answered_ns": NOW_NS - 119 * NS_PER_S,
-        }  # fmt: skip
+        }
         return [row]
 
     def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:

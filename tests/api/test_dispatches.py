@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-
 from tests.api.conftest import NOW_NS, Plant, problem_of
+
 from unisono.base.instants import NS_PER_S, format_rfc3339
 from unisono.model.dispatch import Dispatch, DispatchProgress, decode_request
 from unisono.model.queries import Preview, PreviewResult, Query
@@ -39,18 +39,43 @@ def path_of(plant: Plant, **more: Any) -> str:
 def totals(portfolio_no: int, dispatches_in_force: tuple[DispatchProgress, ...] = (), **change: Any) -> ShardTotals:
     """Return what a shard says of one portfolio of one fresh battery."""
     values: dict[str, Any] = {
-        "portfolio_no": portfolio_no, "n_devices": 1, "n_by_trust": (0, 1, 0, 0, 0), "n_by_lifecycle": (0, 0, 1, 0, 0),
-        "n_by_technology": {2: 1}, "enrolled_export_w_by_technology": {2: 7600.0}, "power_w": -500.0, "power_sd_w": 20.0,
-        "commanded_w": 0.0, "acknowledged_w": 0.0, "reported_w": -500.0, "measured_w": float("nan"), "up_w": 8100.0,
-        "down_w": -7100.0, "dispatchable_up_w": 7000.0, "dispatchable_down_w": -6000.0, "dispatchable_hold_s": 3600.0,
-        "energy_up_wh": 9000.0, "energy_down_wh": 3000.0, "completeness_frac": 1.0,
-    }  # fmt: skip
+        "portfolio_no": portfolio_no,
+        "n_devices": 1,
+        "n_by_trust": (0, 1, 0, 0, 0),
+        "n_by_lifecycle": (0, 0, 1, 0, 0),
+        "n_by_technology": {2: 1},
+        "enrolled_export_w_by_technology": {2: 7600.0},
+        "power_w": -500.0,
+        "power_sd_w": 20.0,
+        "commanded_w": 0.0,
+        "acknowledged_w": 0.0,
+        "reported_w": -500.0,
+        "measured_w": float("nan"),
+        "up_w": 8100.0,
+        "down_w": -7100.0,
+        "dispatchable_up_w": 7000.0,
+        "dispatchable_down_w": -6000.0,
+        "dispatchable_hold_s": 3600.0,
+        "energy_up_wh": 9000.0,
+        "energy_down_wh": 3000.0,
+        "completeness_frac": 1.0,
+    }
     portfolio = PortfolioTotals(**{**values, **change})
-    counted = IngestCounters(role="realtime", instance="shard-0", at_ns=NOW_NS, counts_of_gateway={1: (9,) * len(COUNTER_NAMES)})
+    counted = IngestCounters(
+        role="realtime", instance="shard-0", at_ns=NOW_NS, counts_of_gateway={1: (9,) * len(COUNTER_NAMES)}
+    )
     return ShardTotals(
-        shard=0, epoch=1, cycle=1, at_ns=NOW_NS, cycle_ms=3.0, n_devices=1, readings_seq=1, portfolios=(portfolio,),
-        dispatches=dispatches_in_force, ingest=counted,
-    )  # fmt: skip
+        shard=0,
+        epoch=1,
+        cycle=1,
+        at_ns=NOW_NS,
+        cycle_ms=3.0,
+        n_devices=1,
+        readings_seq=1,
+        portfolios=(portfolio,),
+        dispatches=dispatches_in_force,
+        ingest=counted,
+    )
 
 
 def progress(dispatch: dict[str, Any], organisation_id: str, **change: Any) -> DispatchProgress:
@@ -59,10 +84,16 @@ def progress(dispatch: dict[str, Any], organisation_id: str, **change: Any) -> D
         name: 0 for name in DispatchProgress.__struct_fields__ if name not in DispatchProgress.__struct_defaults__
     }
     values |= {
-        "dispatch_id": dispatch["dispatch_id"], "revision": dispatch["revision"], "organisation_id": organisation_id,
-        "portfolio_id": dispatch["portfolio_id"], "epoch": 1, "cycle": 1, "at_ns": NOW_NS, "state": "active",
+        "dispatch_id": dispatch["dispatch_id"],
+        "revision": dispatch["revision"],
+        "organisation_id": organisation_id,
+        "portfolio_id": dispatch["portfolio_id"],
+        "epoch": 1,
+        "cycle": 1,
+        "at_ns": NOW_NS,
+        "state": "active",
         "frames_digest": "",
-    }  # fmt: skip
+    }
     return DispatchProgress(**{**values, **change})
 
 
@@ -88,8 +119,9 @@ def test_a_dispatch_is_kept_in_watts_and_waits_to_be_sent(plant: Plant) -> None:
     [sent] = waiting_requests(plant)
     assert sent.dispatch_id == body["dispatch_id"]
     assert [(point.start_ns - NOW_NS, point.power_w) for point in sent.targets] == [
-        (60 * NS_PER_S, 5000.0), (300 * NS_PER_S, -2500.0),
-    ]  # fmt: skip
+        (60 * NS_PER_S, 5000.0),
+        (300 * NS_PER_S, -2500.0),
+    ]
     assert plant.get(body["status_url"]).json()["progress"] == []
 
 
@@ -160,10 +192,13 @@ def test_more_than_the_fleet_has_is_accepted_and_says_how_much_is_not_covered(pl
     plant.picture.fold_totals(totals(made["portfolio_no"]))
     path = f"/v1/vpp/portfolios/{made['portfolio_id']}/dispatches"
     expected = [
-        ({"target_kw": 10.0}, 3.0), ({"target_kw": -10.0}, 4.0), ({"target_kw": 6.0}, 0.0),
-        ({"kind": "net_kw", "target_kw": 7.0}, 0.5), ({"kind": "limit_kw", "target_kw": 0.0}, 0.0),
+        ({"target_kw": 10.0}, 3.0),
+        ({"target_kw": -10.0}, 4.0),
+        ({"target_kw": 6.0}, 0.0),
+        ({"kind": "net_kw", "target_kw": 7.0}, 0.5),
+        ({"kind": "limit_kw", "target_kw": 0.0}, 0.0),
         ({"kind": "limit_kw", "limit_side": "import", "target_kw": 0.0}, 0.0),
-    ]  # fmt: skip
+    ]
     for number, (change, shortfall_kw) in enumerate(expected):
         body = plant.post(path, asked(**change), once=f"s{number}").json()
         assert body["expected_shortfall_kw"] == shortfall_kw, change
@@ -267,7 +302,9 @@ def test_progress_shows_the_funnel_of_the_newest_cycle(plant: Plant) -> None:
 
 def test_the_outcome_is_read_cycle_by_cycle(plant: Plant) -> None:
     dispatch = plant.post(path_of(plant), asked(), once="a").json()
-    rows = [progress(dispatch, plant.organisation_id, cycle=n, at_ns=NOW_NS + n, delivered_w=n * 1000.0) for n in range(5)]
+    rows = [
+        progress(dispatch, plant.organisation_id, cycle=n, at_ns=NOW_NS + n, delivered_w=n * 1000.0) for n in range(5)
+    ]
     with plant.database.begin() as connection:
         dispatches.record_progress(connection, rows)
     path, seen = f"/v1/vpp/dispatches/{dispatch['dispatch_id']}/outcome?limit=2", []
@@ -297,7 +334,12 @@ def test_a_preview_asks_realtime_and_keeps_nothing(plant: Plant) -> None:
         assert isinstance(query, Preview)
         target_w = query.dispatch.targets[0].power_w
         return PreviewResult(
-            at_ns=NOW_NS, target_w=target_w, deliverable_w=3000.0, shortfall_w=target_w - 3000.0, n_eligible=1, n_targeted=1
+            at_ns=NOW_NS,
+            target_w=target_w,
+            deliverable_w=3000.0,
+            shortfall_w=target_w - 3000.0,
+            n_eligible=1,
+            n_targeted=1,
         )
 
     plant.bus.answer = answer
@@ -312,9 +354,13 @@ def test_the_status_shows_the_picture_and_its_age(plant: Plant) -> None:
     status = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/status").json()
     assert status["dispatchable_capacity_kw"] == 7.0
     assert status["power"] == {
-        "power_kw": -0.5, "power_sd_kw": 0.02, "commanded_kw": 0.0, "acknowledged_kw": 0.0, "reported_kw": -0.5,
+        "power_kw": -0.5,
+        "power_sd_kw": 0.02,
+        "commanded_kw": 0.0,
+        "acknowledged_kw": 0.0,
+        "reported_kw": -0.5,
         "measured_kw": None,
-    }  # fmt: skip
+    }
     assert (status["age_s"], status["stale"], status["by_trust"]["fresh"]) == (3.0, False, 1)
     plant.clock.advance(60)
     late = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/status").json()

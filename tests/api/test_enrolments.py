@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
-
+from sqlalchemy import text
 from tests.api.conftest import NOW_NS, Plant, problem_of
-from unisono.api.enrolment.job import EnrolmentWorker
+
+from unisono.api.enrolment.job import WORKER_LOCK, EnrolmentWorker
 from unisono.base.errors import Unavailable
 from unisono.store import jobs, keys, listings
 
@@ -18,10 +19,16 @@ ND = {"Content-Type": "application/x-ndjson"}
 def line(number: int, **change: Any) -> dict[str, Any]:
     """Return a good line."""
     return {
-        "partner_reference": f"d{number}", "asset_type": "bess", "zip": "97214", "site_reference": f"s{number // 2}",
-        "gateway_reference": f"g{number // 4}", "max_discharge_kw": 5.0, "capacity_kwh": 10.0, "lifecycle": "active",
+        "partner_reference": f"d{number}",
+        "asset_type": "bess",
+        "zip": "97214",
+        "site_reference": f"s{number // 2}",
+        "gateway_reference": f"g{number // 4}",
+        "max_discharge_kw": 5.0,
+        "capacity_kwh": 10.0,
+        "lifecycle": "active",
         **change,
-    }  # fmt: skip
+    }
 
 
 def enrol(plant: Plant, rows: list[Any], once: str = "job") -> dict[str, Any]:
@@ -71,11 +78,22 @@ def test_secrets_are_shown_once_and_only_by_the_job_that_made_them(plant: Plant)
 
 def test_bad_rows_are_named_and_do_not_hold_the_good_ones_up(plant: Plant) -> None:
     rows = [
-        line(0), "{", line(1, zip="00000"), line(2, capacity_kwh=-5), line(3, asset_type="x"), "", {"zip": "97214"},
-        line(4, soc_reserve_frac=0.9, soc_max_frac=0.5), line(5, charge_efficiency_frac=0), line(6, lifecycle="retired"),
-        line(7, colour=1), "[1]", '{"partner_reference": "n", "asset_type": "pv", "zip": "97214", "capacity_kwh": NaN}',
-        line(8, vendor="a\u0000b"), line(9),
-    ]  # fmt: skip
+        line(0),
+        "{",
+        line(1, zip="00000"),
+        line(2, capacity_kwh=-5),
+        line(3, asset_type="x"),
+        "",
+        {"zip": "97214"},
+        line(4, soc_reserve_frac=0.9, soc_max_frac=0.5),
+        line(5, charge_efficiency_frac=0),
+        line(6, lifecycle="retired"),
+        line(7, colour=1),
+        "[1]",
+        '{"partner_reference": "n", "asset_type": "pv", "zip": "97214", "capacity_kwh": NaN}',
+        line(8, vendor="a\u0000b"),
+        line(9),
+    ]
     job = enrol(plant, rows)
     plant.work_through_jobs()
     done = plant.get(job["status_url"]).json()
@@ -115,6 +133,15 @@ def test_a_job_goes_on_where_a_dead_worker_stopped(plant: Plant, monkeypatch: py
     assert len(plant.get("/v1/devices").json()["items"]) == 8
 
 
+def test_only_one_process_works_at_a_time(plant: Plant) -> None:
+    job = enrol(plant, [line(0)])
+    with plant.database.begin() as other:
+        assert other.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": WORKER_LOCK}).scalar_one()
+        assert not EnrolmentWorker(plant.context).work_through_next()
+    plant.work_through_jobs()
+    assert plant.get(job["status_url"]).json()["state"] == "completed"
+
+
 def test_another_process_takes_a_left_job_over_after_a_while(plant: Plant) -> None:
     job = enrol(plant, [line(0)])
     with plant.database.begin() as connection:
@@ -149,10 +176,25 @@ def test_an_empty_or_oversized_body_is_refused(plant: Plant, monkeypatch: pytest
 def test_what_is_left_out_takes_its_technologys_default(plant: Plant) -> None:
     rows = [
         {"partner_reference": "bare", "asset_type": "thermostat", "zip": "97214"},
-        {"partner_reference": "own", "asset_type": "bess", "zip": "97214", "max_discharge_kw": 5, "lifecycle": "active"},
-        {"partner_reference": "car", "asset_type": "ev", "zip": "97214", "max_charge_kw": 11, "capacity_kwh": 60,
-         "lifecycle": "active", "site_export_limit_kw": 0, "site_import_limit_kw": 12, "merit_usd_per_kwh": 0.25},
-    ]  # fmt: skip
+        {
+            "partner_reference": "own",
+            "asset_type": "bess",
+            "zip": "97214",
+            "max_discharge_kw": 5,
+            "lifecycle": "active",
+        },
+        {
+            "partner_reference": "car",
+            "asset_type": "ev",
+            "zip": "97214",
+            "max_charge_kw": 11,
+            "capacity_kwh": 60,
+            "lifecycle": "active",
+            "site_export_limit_kw": 0,
+            "site_import_limit_kw": 12,
+            "merit_usd_per_kwh": 0.25,
+        },
+    ]
     enrol(plant, rows)
     plant.work_through_jobs()
     bare, own, car = plant.get("/v1/devices").json()["items"]
@@ -168,7 +210,9 @@ def test_what_is_left_out_takes_its_technologys_default(plant: Plant) -> None:
     detail = plant.get(f"/v1/devices/{bare['device_id']}").json()
     assert detail["limits"]["comfort_low_degc"] == 18.0
     assert detail["ratings"]["ramp_kw_per_s"] is None
-    assert [one["partner_reference"] for one in plant.get("/v1/devices?partner_reference=own").json()["items"]] == ["own"]
+    assert [one["partner_reference"] for one in plant.get("/v1/devices?partner_reference=own").json()["items"]] == [
+        "own"
+    ]
 
 
 def test_a_gateway_is_shut_out_and_let_in_again_with_a_new_secret(plant: Plant) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.api.conftest import NOW_NS, Plant, problem_of
+
 from unisono.base.instants import NS_PER_S
 
 OPEN_PATHS = {"/healthz"}
@@ -23,7 +23,9 @@ def test_nothing_but_healthz_is_open(plant: Plant) -> None:
                 assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic dTpw", "Bearer uni_wrong", "Bearer \xff", "Bearer " + "x" * 9000])
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic dTpw", "Bearer uni_wrong", "Bearer \xff", "Bearer " + "x" * 9000]
+)
 def test_a_header_that_holds_no_key_of_ours_is_refused(plant: Plant, header: str) -> None:
     response = plant.call("GET", "/v1/devices", key="", headers={"Authorization": header.encode("latin-1")})
     problem_of(response, 401)
@@ -100,21 +102,35 @@ def test_one_organisation_sees_nothing_of_another(plant: Plant) -> None:
     _, stranger = plant.organisation(f"stranger of {made['portfolio_no']}")
     body = {"kind": "change_kw", "target_kw": 1, "start": "2026-11-20T17:00:00Z", "end": "2026-11-20T18:00:00Z"}
     attempts = [
-        ("GET", portfolio, None), ("GET", f"{portfolio}/status", None), ("GET", f"{portfolio}/events", None),
-        ("GET", f"{portfolio}/dispatches", None), ("PATCH", portfolio, {"name": "mine"}),
-        ("POST", f"{portfolio}/dispatches", body), ("GET", f"/v1/devices/{device_id}", None),
-        ("GET", f"/v1/devices/{device_id}/command-log", None), ("GET", f"/v1/devices/{device_id}/connectivity", None),
+        ("GET", portfolio, None),
+        ("GET", f"{portfolio}/status", None),
+        ("GET", f"{portfolio}/events", None),
+        ("GET", f"{portfolio}/dispatches", None),
+        ("PATCH", portfolio, {"name": "mine"}),
+        ("POST", f"{portfolio}/dispatches", body),
+        ("GET", f"/v1/devices/{device_id}", None),
+        ("GET", f"/v1/devices/{device_id}/command-log", None),
+        ("GET", f"/v1/devices/{device_id}/connectivity", None),
         ("GET", f"/v1/devices/{device_id}/opt-outs", None),
         ("POST", f"/v1/devices/{device_id}/lifecycle", {"lifecycle": "active"}),
         ("POST", f"/v1/devices/{device_id}/opt-outs", {"start": body["start"], "end": body["end"]}),
-        ("GET", f"/v1/sites/{site_id}", None), ("GET", f"/v1/stream/portfolios/{made['portfolio_id']}", None),
+        ("GET", f"/v1/sites/{site_id}", None),
+        ("GET", f"/v1/stream/portfolios/{made['portfolio_id']}", None),
         ("GET", f"/v1/stream/events?portfolio_id={made['portfolio_id']}", None),
-    ]  # fmt: skip
+    ]
     for method, path, sent in attempts:
         options = {} if sent is None else {"json": sent}
         problem_of(plant.call(method, path, key=stranger, once=f"k{path}", **options), 404)
-    for path in ("/v1/devices", "/v1/sites", "/v1/vpp/portfolios", "/v1/vpp/dispatches", "/v1/alarms", "/v1/gateways",
-                 f"/v1/devices?portfolio_id={made['portfolio_id']}", f"/v1/devices?site_id={site_id}"):  # fmt: skip
+    for path in (
+        "/v1/devices",
+        "/v1/sites",
+        "/v1/vpp/portfolios",
+        "/v1/vpp/dispatches",
+        "/v1/alarms",
+        "/v1/gateways",
+        f"/v1/devices?portfolio_id={made['portfolio_id']}",
+        f"/v1/devices?site_id={site_id}",
+    ):
         assert plant.get(path, key=stranger).json()["items"] == []
     taken = plant.post("/v1/vpp/portfolios", {"name": "theft", "members": [device_id]}, key=stranger)
     assert problem_of(taken, 422)["field"] == "members[0]"

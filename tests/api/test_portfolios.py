@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests.api.conftest import Plant, problem_of
 
 BATTERY = {"asset_type": "bess", "zip": "97214", "capacity_kwh": 13.5, "max_discharge_kw": 7.6}
@@ -28,8 +27,11 @@ def test_declared_devices_are_enrolled_but_none_of_them_is_dependable(plant: Pla
     status = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/status").json()
     assert status["enrolled_kw"] == 7.6
     assert status["enrolled_by_technology"]["bess"] == {
-        "n_devices": 1, "discharge_kw": 7.6, "charge_kw": 7.6, "capacity_kwh": 13.5,
-    }  # fmt: skip
+        "n_devices": 1,
+        "discharge_kw": 7.6,
+        "charge_kw": 7.6,
+        "capacity_kwh": 13.5,
+    }
     assert status["dispatchable_capacity_kw"] == 0.0
     assert status["dispatchable_basis"].startswith("conservative_lower_bound")
     assert status["by_lifecycle"] == {"declared": 1}

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-
 from tests.api.conftest import Plant, problem_of
 from tests.api.test_dispatches import asked, totals
+
 from unisono.api.auth import Caller
 from unisono.api.routes import streams
 from unisono.store import keys
@@ -47,7 +47,9 @@ def test_a_portfolio_tells_its_picture_at_once_and_with_each_cycle(plant: Plant)
     listener = Listener(plant)
 
     async def main() -> list[Any]:
-        response = await streams.stream_portfolio(made["portfolio_id"], listener.request(), listener.caller, plant.context)
+        response = await streams.stream_portfolio(
+            made["portfolio_id"], listener.request(), listener.caller, plant.context
+        )
         body = aiter(response.body_iterator)
         first = await listener.take(body, 1)
         plant.picture.fold_totals(totals(made["portfolio_no"]))
@@ -95,7 +97,9 @@ def test_a_stream_ends_when_its_key_is_revoked(plant: Plant) -> None:
     key_id = plant.get("/v1/keys").json()["items"][0]["key_id"]
 
     async def main() -> list[Any]:
-        response = await streams.stream_portfolio(made["portfolio_id"], listener.request(), listener.caller, plant.context)
+        response = await streams.stream_portfolio(
+            made["portfolio_id"], listener.request(), listener.caller, plant.context
+        )
         body = aiter(response.body_iterator)
         first = await listener.take(body, 1)
         with plant.database.begin() as connection:

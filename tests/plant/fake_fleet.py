@@ -161,7 +161,9 @@ class FakeFleet:
             self.arrivals.append(Arrival(answer, self.mono_ns + NS_PER_S))
 
 
-def battery(no: int, *, gateway_no: int = 1, merit: int = 0, site_no: int | None = None, **changes: object) -> FakeDevice:
+def battery(
+    no: int, *, gateway_no: int = 1, merit: int = 0, site_no: int | None = None, **changes: object
+) -> FakeDevice:
     record = DeviceRecord(
         revision=1,
         organisation_id="org_1",
@@ -239,5 +241,3 @@ def reading_batch(devices: list[FakeDevice], measured_ns: int, known_ns: int, **
         "temperature_degc": [device.temperature_degc for device in devices],
     }
     return ReadingBatch.of_columns({"gateway_no": -1, "batch_seq": -1, "known_ns": known_ns} | scalars, columns)
-
-

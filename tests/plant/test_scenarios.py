@@ -152,10 +152,10 @@ def test_only_changes_are_sent_and_one_row_a_gateway_renews_the_rest() -> None:
 
 def test_an_unanswered_command_is_repeated_with_its_sequence() -> None:
     fleet = fleet_of(batteries(2))
-    fleet.cycle(dispatch_of(fleet, 4_000.0))
     fleet.dark_gateways.add(1)
     before = len(fleet.frames)
-    fleet.run(5)
+    fleet.cycle(dispatch_of(fleet, 5_000.0))
+    fleet.run(4)
     rows = [
         (no, seq)
         for frames in fleet.frames[before:]
@@ -306,7 +306,9 @@ def test_a_battery_stops_at_its_reserve() -> None:
 
 
 def test_an_on_off_load_is_called_whole_or_not_at_all() -> None:
-    ratings = msgspec.structs.replace(BATTERY, power_max_w=0.0, power_min_w=-4_500.0, is_on_off=True, energy_capacity_wh=0.0)
+    ratings = msgspec.structs.replace(
+        BATTERY, power_max_w=0.0, power_min_w=-4_500.0, is_on_off=True, energy_capacity_wh=0.0
+    )
     devices = [battery(no, merit=no, ratings=ratings, technology=5) for no in range(1, 6)]
     for device in devices:
         device.normal_w = device.power_w = -4_500.0

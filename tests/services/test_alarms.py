@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests.services.test_picture import NOW_NS, portfolio, totals
+
 from unisono.base.clock import MovableClock
 from unisono.base.instants import NS_PER_S
 from unisono.model.dispatch import DispatchProgress
@@ -65,7 +65,12 @@ def test_coverage_counts_active_devices_only(fresh_frac: float, n_active: int, n
 
 @pytest.mark.parametrize(
     ("state", "target_w", "shortfall_w", "n_wrong"),
-    [("active", 1000.0, 51.0, 1), ("active", 1000.0, 49.0, 0), ("active", -1000.0, -51.0, 1), ("scheduled", 1000.0, 999.0, 0)],
+    [
+        ("active", 1000.0, 51.0, 1),
+        ("active", 1000.0, 49.0, 0),
+        ("active", -1000.0, -51.0, 1),
+        ("scheduled", 1000.0, 999.0, 0),
+    ],
 )
 def test_a_dispatch_in_force_that_falls_short_is_wrong(
     state: str, target_w: float, shortfall_w: float, n_wrong: int

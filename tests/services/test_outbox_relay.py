@@ -12,8 +12,7 @@ import pytest
 from unisono.base.clock import MovableClock
 from unisono.base.errors import Unavailable
 from unisono.engines.postgres import PostgresEngine
-from unisono.services.outbox_relay import Relay
-from unisono.services.outbox_relay import _Standby as Standby
+from unisono.services.outbox_relay import Relay, _Standby as Standby
 from unisono.store import outbox
 from unisono.store.database import Database, open_database
 from unisono.store.migrate import migrate
@@ -52,16 +51,20 @@ class Stream:
         self.ids: list[str] = []
         self.n_left = 10**9
         self.loses_answer = False
+        self.refused = asyncio.Event()
+        self.took = asyncio.Event()
 
     async def publish_kept(self, subject: str, payload: bytes, message_id: str | None = None) -> int:
         """Keep a message unless its id was seen."""
         if self.n_left == 0:
+            self.refused.set()
             raise Unavailable("NATS", "not connected")
         self.n_left -= 1
         assert message_id is not None
         if message_id not in self.ids:
             self.ids.append(message_id)
             self.kept.append((subject, payload))
+            self.took.set()
         if self.loses_answer:
             self.loses_answer = False
             raise Unavailable("NATS", "timeout")
@@ -167,11 +170,9 @@ def test_the_loop_goes_on_after_nats_was_away_and_gives_the_lock_back(database: 
 
     async def main() -> None:
         task = asyncio.create_task(relay.run())
-        while not relay.state.problem:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(stream.refused.wait(), 20)
         stream.n_left = 10
-        while relay.state.problem or not stream.kept:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(stream.took.wait(), 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -20,12 +20,27 @@ NOW_NS = 1_795_000_000_000_000_000
 def portfolio(**change: Any) -> PortfolioTotals:
     """Return the sums of one portfolio of four devices, three of them active."""
     values: dict[str, Any] = {
-        "portfolio_no": 1, "n_devices": 4, "n_by_trust": (0, 2, 1, 1, 0), "n_by_lifecycle": (1, 0, 3, 0, 0),
-        "n_by_technology": {2: 4}, "enrolled_export_w_by_technology": {2: 400.0}, "power_w": 10.0, "power_sd_w": 3.0,
-        "commanded_w": 1.0, "acknowledged_w": 1.0, "reported_w": 1.0, "measured_w": 1.0, "up_w": 100.0, "down_w": -50.0,
-        "dispatchable_up_w": 60.0, "dispatchable_down_w": -30.0, "dispatchable_hold_s": 3600.0, "energy_up_wh": 10.0,
-        "energy_down_wh": 5.0, "completeness_frac": 0.5,
-    }  # fmt: skip
+        "portfolio_no": 1,
+        "n_devices": 4,
+        "n_by_trust": (0, 2, 1, 1, 0),
+        "n_by_lifecycle": (1, 0, 3, 0, 0),
+        "n_by_technology": {2: 4},
+        "enrolled_export_w_by_technology": {2: 400.0},
+        "power_w": 10.0,
+        "power_sd_w": 3.0,
+        "commanded_w": 1.0,
+        "acknowledged_w": 1.0,
+        "reported_w": 1.0,
+        "measured_w": 1.0,
+        "up_w": 100.0,
+        "down_w": -50.0,
+        "dispatchable_up_w": 60.0,
+        "dispatchable_down_w": -30.0,
+        "dispatchable_hold_s": 3600.0,
+        "energy_up_wh": 10.0,
+        "energy_down_wh": 5.0,
+        "completeness_frac": 0.5,
+    }
     return PortfolioTotals(**{**values, **change})
 
 
@@ -33,9 +48,17 @@ def totals(shard: int = 0, **change: Any) -> ShardTotals:
     """Return a shard's totals."""
     counted = IngestCounters(role="realtime", instance=f"shard-{shard}", at_ns=NOW_NS, counts_of_gateway={})
     values: dict[str, Any] = {
-        "shard": shard, "epoch": 1, "cycle": 1, "at_ns": NOW_NS, "cycle_ms": 1.0, "n_devices": 4, "readings_seq": 1,
-        "portfolios": (portfolio(),), "dispatches": (), "ingest": counted,
-    }  # fmt: skip
+        "shard": shard,
+        "epoch": 1,
+        "cycle": 1,
+        "at_ns": NOW_NS,
+        "cycle_ms": 1.0,
+        "n_devices": 4,
+        "readings_seq": 1,
+        "portfolios": (portfolio(),),
+        "dispatches": (),
+        "ingest": counted,
+    }
     return ShardTotals(**{**values, **change})
 
 

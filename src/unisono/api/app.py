@@ -71,7 +71,7 @@ def create_app(context: ApiContext) -> FastAPI:
     """Return the application; whoever serves it also runs the loops that fill the context's picture."""
     app = _Application(title="Unisono", version=context.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = context
-    app.state.metrics = ApiMetrics(context.picture)
+    app.state.metrics = ApiMetrics(context.picture, context.clock)
     for router in ROUTERS:
         app.include_router(router)
     install_problem_handlers(app)

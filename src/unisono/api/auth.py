@@ -15,7 +15,7 @@ from unisono.store import keys
 
 # What a key may do; ``admin`` manages the keys of its own organisation and does not imply the others.
 SCOPES: Final = ("read", "enrol", "dispatch", "admin")
-# The organisation that the first start makes is the platform's operator; only its admin keys see and make other organisations.
+# The organisation that the first start makes is the operator's; only its admin keys see and make other ones.
 OPERATOR_NAME: Final = "default"
 # Longer tokens are none of ours (47 characters); hashing a header of 64 kB would only be work for an attacker.
 TOKEN_CHARS_MAX: Final = 200
@@ -62,6 +62,8 @@ async def caller_with(
     return caller
 
 
+# For operations that need a key but do not ask whose it is.
+READS: Final = Security(caller_with, scopes=["read"])
 Reader = Annotated[Caller, Security(caller_with, scopes=["read"])]
 Enroller = Annotated[Caller, Security(caller_with, scopes=["enrol"])]
 Dispatcher = Annotated[Caller, Security(caller_with, scopes=["dispatch"])]

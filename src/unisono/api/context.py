@@ -21,7 +21,7 @@ from unisono.store.database import Database
 T = TypeVar("T")
 
 # Fewer than the pool has connections (8): the relay, the alarms and the job worker need theirs too.
-THREADS: Final = 5
+THREADS: Final = 4
 # Requests that may wait for a thread; at some 5 ms each the last one waits about 0.2 s, beyond that we say so.
 WAITING_MAX: Final = 256
 

@@ -33,9 +33,12 @@ class BodyLimit:
         if not stated.isdigit() or int(stated) > limit:
             rule = f"the limit is {limit} bytes"
             response = problem_response(
-                413, "too-many", "The body is too large", rule,
+                413,
+                "too-many",
+                "The body is too large",
+                rule,
                 errors=[FieldError(field="Content-Length", value=stated.decode("latin-1")[:20], rule=rule)],
-            )  # fmt: skip
+            )
             await response(scope, receive, send)
             return
         n_bytes = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -10,6 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unisono.base.clock import Clock
+from unisono.base.instants import NS_PER_S
 from unisono.services.picture import Picture
 
 # From a cached read (1 ms) to the slowest that a caller would still wait for.
@@ -19,7 +20,8 @@ BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class ApiMetrics:
     """One registry an app, so that two apps in one process (tests) do not collide."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, clock: Clock) -> None:
+        self.clock = clock
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "unisono_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
@@ -75,13 +77,16 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun_s = time.perf_counter()
+        clock = self._metrics.clock
+        begun_ns = clock.monotonic_ns()
 
         async def noting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "(none)")
                 self._metrics.requests.labels(scope["method"], route, str(message["status"])).inc()
-                self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - begun_s)
+                self._metrics.seconds.labels(scope["method"], route).observe(
+                    (clock.monotonic_ns() - begun_ns) / NS_PER_S
+                )
             await send(message)
 
         await self._app(scope, receive, noting_send)

@@ -37,9 +37,9 @@ def with_examples(document: dict[str, Any]) -> dict[str, Any]:
             for body in bodies:
                 for media_type, content in body.get("content", {}).items():
                     # FastAPI lists every problem as application/json too; it is never sent as such.
-                    if "example" not in content and "examples" not in content and "schema" in content:
-                        if media_type.endswith("json"):
-                            content["example"] = example_of(content["schema"], schemas)
+                    has_none = "example" not in content and "examples" not in content and "schema" in content
+                    if has_none and media_type.endswith("json"):
+                        content["example"] = example_of(content["schema"], schemas)
             for status, answer in operation.get("responses", {}).items():
                 if int(status) >= 400 and "application/problem+json" in answer.get("content", {}):
                     answer["content"].pop("application/json", None)

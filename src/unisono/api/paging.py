@@ -25,7 +25,7 @@ def encode_cursor(after: int | str) -> str:
     return base64.urlsafe_b64encode(json.dumps(after).encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None, kind: type[int] | type[str]) -> Any:
+def decode_cursor(cursor: str | None, kind: type[int | str]) -> Any:
     """Return the key that the cursor stands for; 0 or "" without one. Raises InvalidInput on a foreign cursor.
 
     >>> decode_cursor(encode_cursor(17), int)

@@ -12,7 +12,7 @@ from unisono.api.schemas import admin, fleet, portfolios
 from unisono.api.schemas.types import finite, instant_text, kw, kwh
 from unisono.base.units import kw_of_w, kwh_of_wh
 from unisono.model.technology import AckCode, Lifecycle, ReferenceMethod, Technology, Trust
-from unisono.model.totals import DeviceState
+from unisono.model.totals import DeviceState, PortfolioTotals
 from unisono.services.picture import PortfolioPicture, count_of_trust
 from unisono.store.alarms import Alarm
 from unisono.store.jobs import Job
@@ -31,10 +31,15 @@ BASIS = (
 def portfolio(found: Portfolio) -> portfolios.Portfolio:
     """Return a portfolio's record."""
     return portfolios.Portfolio(
-        portfolio_id=found.portfolio_id, portfolio_no=found.portfolio_no, name=found.name, purpose=found.purpose,
-        partner_reference=found.partner_reference or None, created_at=instant_text(found.created_ns),
-        n_devices=found.n_devices, status_url=f"/v1/vpp/portfolios/{found.portfolio_id}/status",
-    )  # fmt: skip
+        portfolio_id=found.portfolio_id,
+        portfolio_no=found.portfolio_no,
+        name=found.name,
+        purpose=found.purpose,
+        partner_reference=found.partner_reference or None,
+        created_at=instant_text(found.created_ns),
+        n_devices=found.n_devices,
+        status_url=f"/v1/vpp/portfolios/{found.portfolio_id}/status",
+    )
 
 
 def portfolio_status(
@@ -47,6 +52,7 @@ def portfolio_status(
         name = Lifecycle(part["lifecycle"]).name.lower()
         by_lifecycle[name] = by_lifecycle.get(name, 0) + part["n_devices"]
     totals = picture.totals
+    known = None if totals is None or _knows_nobody(totals) else totals
     n_devices = sum(by_lifecycle.values())
     levels = ("commanded", "acknowledged", "reported", "measured")
     return portfolios.PortfolioStatus(
@@ -63,9 +69,9 @@ def portfolio_status(
         by_trust=count_of_trust(totals) if totals else {"unknown": n_devices},
         interconnect=_interconnect(points),
         power=portfolios.PowerNow(
-            power_kw=kw(totals.power_w) if totals else None,
-            power_sd_kw=kw(totals.power_sd_w) if totals else None,
-            **{f"{level}_kw": kw(getattr(totals, f"{level}_w")) if totals else None for level in levels},
+            power_kw=kw(known.power_w) if known else None,
+            power_sd_kw=kw(known.power_sd_w) if known else None,
+            **{f"{level}_kw": kw(getattr(known, f"{level}_w")) if known else None for level in levels},
         ),
         dispatchable_capacity_kw=_dispatchable_kw(picture, by_lifecycle),
         dispatchable_down_kw=kw(totals.dispatchable_down_w) if totals else None,
@@ -94,10 +100,19 @@ def device_detail(
         ratings={
             "ramp_kw_per_s": kw(ratings.ramp_w_per_s),
             "min_power_kw": kw(ratings.power_step_min_w),
-            **_plain_fields(ratings, (
-                "charge_efficiency_frac", "discharge_efficiency_frac", "is_on_off", "min_on_s", "min_off_s",
-                "notice_s", "duration_max_s", "rebound_frac",
-            )),
+            **_plain_fields(
+                ratings,
+                (
+                    "charge_efficiency_frac",
+                    "discharge_efficiency_frac",
+                    "is_on_off",
+                    "min_on_s",
+                    "min_off_s",
+                    "notice_s",
+                    "duration_max_s",
+                    "rebound_frac",
+                ),
+            ),
             **_plain_fields(found.record, ("telemetry_period_s", "command_latency_s", "command_ttl_s")),
         },
         limits={
@@ -108,7 +123,7 @@ def device_detail(
         portfolios=portfolio_ids,
         now=None if state is None else device_now(state),
         now_missing_reason=missing_reason,
-    )  # fmt: skip
+    )
 
 
 def device_now(state: DeviceState) -> fleet.DeviceNow:
@@ -119,9 +134,11 @@ def device_now(state: DeviceState) -> fleet.DeviceNow:
         trust=Trust(state.trust).name.lower(),
         suspect_reason=state.suspect_reason,
         truth=fleet.FourLevels(
-            commanded_kw=kw(state.commanded_w), acknowledged_kw=kw(state.acknowledged_w),
-            reported_kw=kw(state.reported_w), measured_kw=kw(state.measured_w),
-        ),  # fmt: skip
+            commanded_kw=kw(state.commanded_w),
+            acknowledged_kw=kw(state.acknowledged_w),
+            reported_kw=kw(state.reported_w),
+            measured_kw=kw(state.measured_w),
+        ),
         power_kw=kw(state.power_w),
         power_sd_kw=kw(state.power_sd_w),
         reference_kw=kw(state.reference_w),
@@ -142,57 +159,93 @@ def device_now(state: DeviceState) -> fleet.DeviceNow:
 def site(row: Row) -> fleet.Site:
     """Return a site's record."""
     return fleet.Site(
-        site_id=row["site_id"], site_no=row["site_no"], partner_reference=row["partner_reference"] or None,
-        zip=row["zip"] or None, time_zone=row["time_zone"], latitude_deg=finite(row["latitude_deg"]),
-        longitude_deg=finite(row["longitude_deg"]), n_devices=row["n_devices"],
-    )  # fmt: skip
+        site_id=row["site_id"],
+        site_no=row["site_no"],
+        partner_reference=row["partner_reference"] or None,
+        zip=row["zip"] or None,
+        time_zone=row["time_zone"],
+        latitude_deg=finite(row["latitude_deg"]),
+        longitude_deg=finite(row["longitude_deg"]),
+        n_devices=row["n_devices"],
+    )
 
 
 def gateway(found: GatewayRow) -> fleet.Gateway:
     """Return a gateway's record, without any secret."""
     record = found.record
     return fleet.Gateway(
-        gateway_id=record.gateway_id, gateway_no=record.gateway_no, link=record.link, vendor=record.vendor,
-        partner_reference=found.partner_reference or None, is_revoked=record.is_revoked, n_devices=found.n_devices,
-    )  # fmt: skip
+        gateway_id=record.gateway_id,
+        gateway_no=record.gateway_no,
+        link=record.link,
+        vendor=record.vendor,
+        partner_reference=found.partner_reference or None,
+        is_revoked=record.is_revoked,
+        n_devices=found.n_devices,
+    )
 
 
 def key(found: ApiKey) -> admin.Key:
     """Return an API key's record, without its secret."""
     return admin.Key(
-        key_id=found.key_id, organisation_id=found.organisation_id, name=found.name, scopes=list(found.scopes),
-        created_at=instant_text(found.created_ns), expires_at=instant_text(found.expires_at_ns),
+        key_id=found.key_id,
+        organisation_id=found.organisation_id,
+        name=found.name,
+        scopes=list(found.scopes),
+        created_at=instant_text(found.created_ns),
+        expires_at=instant_text(found.expires_at_ns),
         revoked_at=instant_text(found.revoked_at_ns),
-    )  # fmt: skip
+    )
 
 
 def alarm(found: Alarm) -> admin.Alarm:
     """Return an alarm's record."""
     return admin.Alarm(
-        alarm_id=found.alarm_id, kind=found.kind, severity=found.severity, subject_id=found.subject_id,
-        detail=found.detail, state=found.state, raised_at=instant_text(found.raised_ns),
-        acknowledged_at=instant_text(found.acknowledged_ns), acknowledged_by=found.acknowledged_by or None,
-        note=found.note or None, n_raised=found.n_raised, cleared_at=instant_text(found.cleared_ns),
-    )  # fmt: skip
+        alarm_id=found.alarm_id,
+        kind=found.kind,
+        severity=found.severity,
+        subject_id=found.subject_id,
+        detail=found.detail,
+        state=found.state,
+        raised_at=instant_text(found.raised_ns),
+        acknowledged_at=instant_text(found.acknowledged_ns),
+        acknowledged_by=found.acknowledged_by or None,
+        note=found.note or None,
+        n_raised=found.n_raised,
+        cleared_at=instant_text(found.cleared_ns),
+    )
 
 
 def job(found: Job) -> admin.Job:
     """Return a job's progress."""
     url = f"/v1/jobs/{found.job_id}"
     return admin.Job(
-        job_id=found.job_id, kind=found.kind, state=found.state, n_total=found.n_total, n_done=found.n_done,
-        n_errors=found.n_failed, progress_frac=round(found.n_done / found.n_total, 4) if found.n_total else 1.0,
-        created_at=instant_text(found.created_ns), finished_at=instant_text(found.finished_ns),
-        reason=found.problem or None, status_url=url, errors_url=f"{url}/errors", result_url=f"{url}/result",
-    )  # fmt: skip
+        job_id=found.job_id,
+        kind=found.kind,
+        state=found.state,
+        n_total=found.n_total,
+        n_done=found.n_done,
+        n_errors=found.n_failed,
+        progress_frac=round(found.n_done / found.n_total, 4) if found.n_total else 1.0,
+        created_at=instant_text(found.created_ns),
+        finished_at=instant_text(found.finished_ns),
+        reason=found.problem or None,
+        status_url=url,
+        errors_url=f"{url}/errors",
+        result_url=f"{url}/result",
+    )
 
 
 def event(row: Row) -> portfolios.EventEntry:
     """Return an entry of the event log."""
     return portfolios.EventEntry(
-        seq=row["seq"], at=instant_text(row["at_ns"]), kind=row["kind"], portfolio_id=row["portfolio_id"],
-        subject_id=row["subject_id"], body=row["body"], hash=bytes(row["hash"]).hex(),
-    )  # fmt: skip
+        seq=row["seq"],
+        at=instant_text(row["at_ns"]),
+        kind=row["kind"],
+        portfolio_id=row["portfolio_id"],
+        subject_id=row["subject_id"],
+        body=row["body"],
+        hash=bytes(row["hash"]).hex(),
+    )
 
 
 def sse_status(portfolio_id: str, picture: PortfolioPicture) -> dict[str, Any]:
@@ -213,13 +266,18 @@ def json_of(body: object) -> bytes:
 def _device_fields(found: StoredDevice) -> dict[str, Any]:
     record = found.record
     return {
-        "device_id": record.device_id, "device_no": record.device_no,
+        "device_id": record.device_id,
+        "device_no": record.device_no,
         "partner_reference": found.partner_reference or None,
-        "asset_type": Technology(record.technology).asset_type, "lifecycle": Lifecycle(record.lifecycle).name.lower(),
-        "site_id": record.site_id, "gateway_id": record.gateway_id or None, "vendor": record.vendor,
-        "max_discharge_kw": kw(record.ratings.power_max_w), "max_charge_kw": kw(0.0 - record.ratings.power_min_w),
+        "asset_type": Technology(record.technology).asset_type,
+        "lifecycle": Lifecycle(record.lifecycle).name.lower(),
+        "site_id": record.site_id,
+        "gateway_id": record.gateway_id or None,
+        "vendor": record.vendor,
+        "max_discharge_kw": kw(record.ratings.power_max_w),
+        "max_charge_kw": kw(0.0 - record.ratings.power_min_w),
         "capacity_kwh": kwh(record.ratings.energy_capacity_wh),
-    }  # fmt: skip
+    }
 
 
 def _enrolled_by_technology(enrolled: Iterable[Row]) -> dict[str, portfolios.EnrolledCapacity]:
@@ -230,9 +288,11 @@ def _enrolled_by_technology(enrolled: Iterable[Row]) -> dict[str, portfolios.Enr
             row[at] += part[name]
     return {
         asset_type: portfolios.EnrolledCapacity(
-            n_devices=int(n), discharge_kw=kw_of_w(export_w), charge_kw=kw_of_w(import_w),
+            n_devices=int(n),
+            discharge_kw=kw_of_w(export_w),
+            charge_kw=kw_of_w(import_w),
             capacity_kwh=kwh_of_wh(capacity_wh),
-        )  # fmt: skip
+        )
         for asset_type, (n, export_w, import_w, capacity_wh) in sums.items()
     }
 
@@ -247,6 +307,11 @@ def _interconnect(points: Sequence[Row]) -> portfolios.Interconnect:
     )
 
 
+def _knows_nobody(totals: PortfolioTotals) -> bool:
+    """No member has been heard: sums over nobody are 0 inside, but unknown to a reader."""
+    return totals.n_by_trust[Trust.UNKNOWN] >= totals.n_devices
+
+
 def _dispatchable_kw(picture: PortfolioPicture, by_lifecycle: Mapping[str, int]) -> float | None:
     """Nothing active means 0, known for certain without any picture; active devices nobody has heard of: unknown."""
     if picture.totals is not None:
@@ -258,6 +323,5 @@ def _plain_fields(record: object, names: Sequence[str]) -> dict[str, Any]:
     """Return fields as JSON can hold them: what is infinite or NaN inside means "none" and is null outside."""
     values = {name: getattr(record, name) for name in names}
     return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }

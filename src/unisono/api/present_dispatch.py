@@ -37,8 +37,10 @@ AHEAD_MAX_S: Final = 366 * 86_400
 DURATION_MIN_S: Final = 4
 
 EVENT_KIND_OF_ASKED: Final = {
-    "change_kw": EventKind.CHANGE_W, "net_kw": EventKind.NET_W, "limit_kw": EventKind.LIMIT_W,
-}  # fmt: skip
+    "change_kw": EventKind.CHANGE_W,
+    "net_kw": EventKind.NET_W,
+    "limit_kw": EventKind.LIMIT_W,
+}
 ASKED_OF_EVENT_KIND: Final = {str(kind): asked for asked, kind in EVENT_KIND_OF_ASKED.items()}
 
 SHORTFALL_BASIS: Final = (
@@ -65,8 +67,14 @@ def target_points(asked: DispatchAsked) -> tuple[TargetPoint, ...]:
 
 
 def model_dispatch(
-    asked: DispatchAsked, *, organisation_id: str, portfolio_id: str, portfolio_no: int, dispatch_id: str,
-    revision: int, now_ns: int,
+    asked: DispatchAsked,
+    *,
+    organisation_id: str,
+    portfolio_id: str,
+    portfolio_no: int,
+    dispatch_id: str,
+    revision: int,
+    now_ns: int,
 ) -> model.Dispatch:
     """Return the dispatch as it is recorded and sent to the shards."""
     return model.Dispatch(
@@ -96,10 +104,7 @@ def expected_shortfall_kw(asked: DispatchAsked, totals: PortfolioTotals | None) 
     up_w, down_w = abs(totals.dispatchable_up_w), abs(totals.dispatchable_down_w)
     worst_w = 0.0
     for point in target_points(asked):
-        if asked.kind == "change_kw":
-            change_w = point.power_w
-        else:
-            change_w = point.power_w - totals.power_w
+        change_w = point.power_w if asked.kind == "change_kw" else point.power_w - totals.power_w
         if asked.kind == "limit_kw":
             change_w = min(change_w, 0.0) if asked.limit_side == "export" else max(change_w, 0.0)
         worst_w = max(worst_w, change_w - up_w, -change_w - down_w)
@@ -172,7 +177,7 @@ def _window_errors(asked: DispatchAsked, now_ns: int, held_start_ns: int | None)
     if asked.start < now_ns - PAST_START_MAX_S * NS_PER_S and not is_kept:
         rule = f"must not be more than {PAST_START_MAX_S} s in the past (it is {format_rfc3339(now_ns)} now)"
         found.append(InvalidInput("start", start, rule))
-    if 0 < duration_s and asked.end <= now_ns:
+    if duration_s > 0 and asked.end <= now_ns:
         found.append(InvalidInput("end", end, f"must be in the future (it is {format_rfc3339(now_ns)} now)"))
     if asked.start > now_ns + AHEAD_MAX_S * NS_PER_S:
         found.append(InvalidInput("start", start, f"must be at most {AHEAD_MAX_S // 86_400} days ahead"))
@@ -196,7 +201,8 @@ def _target_errors(asked: DispatchAsked) -> list[InvalidInput]:
             found.append(InvalidInput(f"targets[{at}].start", format_rfc3339(points[at].start), "must be before end"))
     if asked.kind == "limit_kw":
         sign = 1 if asked.limit_side == "export" else -1
-        rule = "must be >= 0 for an export limit" if sign > 0 else "must be <= 0 for an import limit (positive is into the grid)"
+        side_rule = ">= 0 for an export" if sign > 0 else "<= 0 for an import"
+        rule = f"must be {side_rule} limit (positive is into the grid)"
         powers = [point.power_kw for point in points] if points else [asked.target_kw or 0.0]
         for at, power_kw in enumerate(powers):
             if power_kw * sign < 0:
@@ -209,20 +215,31 @@ def dispatch_fields(kept: model.Dispatch, state: str, partner_reference: str) ->
     ends_ns = [*(point.start_ns for point in kept.targets[1:]), kept.end_ns]
     kind = ASKED_OF_EVENT_KIND[kept.kind]
     return {
-        "dispatch_id": kept.dispatch_id, "portfolio_id": kept.portfolio_id, "revision": kept.revision,
-        "state": state, "kind": kind, "start": format_rfc3339(kept.start_ns), "end": format_rfc3339(kept.end_ns),
+        "dispatch_id": kept.dispatch_id,
+        "portfolio_id": kept.portfolio_id,
+        "revision": kept.revision,
+        "state": state,
+        "kind": kind,
+        "start": format_rfc3339(kept.start_ns),
+        "end": format_rfc3339(kept.end_ns),
         "targets": [
             Target(
-                interval_start=format_rfc3339(point.start_ns), interval_end=format_rfc3339(end_ns),
+                interval_start=format_rfc3339(point.start_ns),
+                interval_end=format_rfc3339(end_ns),
                 power_kw=kw_of_w(point.power_w),
             )
             for point, end_ns in zip(kept.targets, ends_ns, strict=True)
         ],
         "limit_side": ("export" if kept.limit_is_export else "import") if kind == "limit_kw" else None,
-        "ramp_s": kept.ramp_s, "policy": kept.policy, "priority": kept.priority, "test": kept.is_test,
-        "reason": kept.reason, "partner_reference": partner_reference or None,
-        "requested_at": instant_text(kept.requested_ns), "status_url": f"/v1/vpp/dispatches/{kept.dispatch_id}",
-    }  # fmt: skip
+        "ramp_s": kept.ramp_s,
+        "policy": kept.policy,
+        "priority": kept.priority,
+        "test": kept.is_test,
+        "reason": kept.reason,
+        "partner_reference": partner_reference or None,
+        "requested_at": instant_text(kept.requested_ns),
+        "status_url": f"/v1/vpp/dispatches/{kept.dispatch_id}",
+    }
 
 
 def _powers(value: Any) -> dict[str, float]:

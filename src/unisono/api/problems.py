@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -52,9 +52,7 @@ class Problem(BaseModel):
                 "field": "assets[3].zip",
                 "value": "00000",
                 "rule": "is no ZIP code of the United States",
-                "errors": [
-                    {"field": "assets[3].zip", "value": "00000", "rule": "is no ZIP code of the United States"}
-                ],
+                "errors": [{"field": "assets[3].zip", "value": "00000", "rule": "is no ZIP code of the United States"}],
             }
         }
     )
@@ -105,12 +103,21 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_response(
-    status: int, kind: str, title: str, detail: str, *, request: Request | None = None,
-    errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None,
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    *,
+    request: Request | None = None,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return a problem; the first of ``errors`` is repeated at the top for callers who look no further."""
     body: dict[str, Any] = {
-        "type": f"urn:unisono:problem:{kind}", "title": title, "status": status, "detail": detail,
+        "type": f"urn:unisono:problem:{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
         "instance": request.url.path if request is not None else "",
     }
     if errors:
@@ -149,48 +156,80 @@ def _field_error(error: InvalidInput) -> FieldError:
     return FieldError(field=error.field, value=plain_value(error.value), rule=error.rule)
 
 
+class _Told(NamedTuple):
+    """What a problem says, apart from the request."""
+
+    status: int
+    kind: str
+    title: str
+    detail: str
+    errors: Sequence[FieldError]
+    headers: Mapping[str, str] = {}
+
+
 async def _on_unisono_error(request: Request, error: Exception) -> JSONResponse:
+    told = _told_of_input(error) or _told_of_state(error)
+    if told is None:
+        raise error
+    return problem_response(
+        told.status,
+        told.kind,
+        told.title,
+        told.detail,
+        request=request,
+        errors=told.errors,
+        headers=told.headers,
+    )
+
+
+def _told_of_input(error: Exception) -> _Told | None:
+    """Errors that the caller mends by sending something else."""
     match error:
         case InvalidInput():
-            return problem_response(422, "invalid-input", "A field breaks a rule", str(error), request=request,
-                                    errors=[_field_error(error)])
+            fields = [_field_error(error)]
+            return _Told(422, "invalid-input", "A field breaks a rule", str(error), fields)
         case ProblemsFound():
-            return problem_response(422, "invalid-input", "Fields break rules", str(error), request=request,
-                                    errors=[_field_error(one) for one in error.errors])
+            fields = [_field_error(one) for one in error.errors]
+            return _Told(422, "invalid-input", "Fields break rules", str(error), fields)
         case Unauthenticated():
-            return problem_response(401, "unauthenticated", "A valid key is needed", error.rule, request=request,
-                                    headers={"WWW-Authenticate": 'Bearer realm="unisono"'},
-                                    errors=[FieldError(field="Authorization", rule=error.rule)])
-        case NotFound():
-            return problem_response(404, "not-found", "No such thing, or none that this key may see", str(error),
-                                    request=request,
-                                    errors=[FieldError(field=error.kind, value=error.ref, rule="must exist")])
+            fields = [FieldError(field="Authorization", rule=error.rule)]
+            headers = {"WWW-Authenticate": 'Bearer realm="unisono"'}
+            return _Told(401, "unauthenticated", "A valid key is needed", error.rule, fields, headers)
         case Forbidden():
-            return problem_response(403, "forbidden", "This key may not do this", str(error), request=request,
-                                    errors=[FieldError(field="scopes", rule=f"needs {error.needs}")])
+            fields = [FieldError(field="scopes", rule=f"needs {error.needs}")]
+            return _Told(403, "forbidden", "This key may not do this", str(error), fields)
+        case NotFound():
+            fields = [FieldError(field=error.kind, value=error.ref, rule="must exist")]
+            return _Told(404, "not-found", "No such thing, or none that this key may see", str(error), fields)
+    return None
+
+
+def _told_of_state(error: Exception) -> _Told | None:
+    """Errors of the moment: the same request may succeed later, or never in this state."""
+    match error:
         case InProgress():
-            return problem_response(409, "in-progress", "The first request is still in progress", str(error),
-                                    request=request, headers={"Retry-After": str(error.retry_after_s)},
-                                    errors=[FieldError(field="Idempotency-Key", value=plain_value(error.key),
-                                                       rule="come back when the first request has been answered")])
+            rule = "come back when the first request has been answered"
+            fields = [FieldError(field="Idempotency-Key", value=plain_value(error.key), rule=rule)]
+            headers = {"Retry-After": str(error.retry_after_s)}
+            return _Told(409, "in-progress", "The first request is still in progress", str(error), fields, headers)
         case Conflict():
-            return problem_response(409, "conflict", "This collides with the present state", str(error),
-                                    request=request,
-                                    errors=[FieldError(field=error.kind, value=error.ref, rule=error.rule)])
+            fields = [FieldError(field=error.kind, value=error.ref, rule=error.rule)]
+            return _Told(409, "conflict", "This collides with the present state", str(error), fields)
         case TooMany():
-            headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if error.retry_after_s is not None else {}
-            status = 429 if error.retry_after_s is not None else 413
-            return problem_response(status, "too-many", "A limit is reached", str(error), request=request,
-                                    headers=headers,
-                                    errors=[FieldError(field=error.what, rule=f"the limit is {error.limit}")])
+            fields = [FieldError(field=error.what, rule=f"the limit is {error.limit}")]
+            if error.retry_after_s is None:
+                return _Told(413, "too-many", "A limit is reached", str(error), fields)
+            headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
+            return _Told(429, "too-many", "A limit is reached", str(error), fields, headers)
         case Unavailable():
+            fields = [FieldError(field=error.what, rule=error.why)]
             detail = f"{error}; repeat the same call, with the same Idempotency-Key if it had one"
-            return problem_response(503, "unavailable", "Something behind the API is away", detail,
-                                    request=request, headers={"Retry-After": str(RETRY_AFTER_S)},
-                                    errors=[FieldError(field=error.what, rule=error.why)])
+            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            return _Told(503, "unavailable", "Something behind the API is away", detail, fields, headers)
         case DamagedRecord():
-            return problem_response(500, "damaged-record", "A stored record is damaged", str(error), request=request)
-    raise error
+            fields = [FieldError(field=error.what, rule=error.why)]
+            return _Told(500, "damaged-record", "A stored record is damaged", str(error), fields)
+    return None
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -214,11 +253,16 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
-    return problem_response(error.status_code, kind, str(error.detail), f"{request.method} {request.url.path}",
-                            request=request, headers=error.headers,
-                            errors=[FieldError(field="path", value=plain_value(request.url.path),
-                                               rule=str(error.detail))])
+    return problem_response(
+        error.status_code,
+        kind,
+        str(error.detail),
+        f"{request.method} {request.url.path}",
+        request=request,
+        headers=error.headers,
+        errors=[FieldError(field="path", value=plain_value(request.url.path), rule=str(error.detail))],
+    )
 
 
 async def _on_timeout(request: Request, error: Exception) -> JSONResponse:
-    return await _on_unisono_error(request, Unavailable("realtime", "no answer within the time allowed"))
+    return await _on_unisono_error(request, Unavailable("service", str(error) or "no answer within the time allowed"))

@@ -5,7 +5,10 @@ A query is read-only and is answered from the newest finished cycle; whoever ask
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import numpy as np
 
 from unisono.model.dispatch import Dispatch
 from unisono.model.totals import DeviceState
@@ -81,14 +84,22 @@ def encode_query(query: Query) -> bytes:
 
 def decode_query(payload: bytes) -> Query:
     """Return the query; raises msgspec.DecodeError on a foreign payload."""
-    return msgspec.msgpack.decode(payload, type=Query)
+    query: Query = msgspec.msgpack.decode(payload, type=Query)
+    return query
 
 
 def encode_answer(answer: Answer) -> bytes:
-    """Return the answer's bytes."""
-    return msgspec.msgpack.encode(answer)
+    """Return the answer's bytes; numpy's scalars, which sums over columns give, are numbers like others."""
+    return msgspec.msgpack.encode(answer, enc_hook=_plain)
 
 
 def decode_answer(payload: bytes) -> Answer:
     """Return the answer; raises msgspec.DecodeError on a foreign payload."""
-    return msgspec.msgpack.decode(payload, type=Answer)
+    answer: Answer = msgspec.msgpack.decode(payload, type=Answer)
+    return answer
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"{type(value).__name__} has no place in an answer")

@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, pair_of, part, type_of
+from unisono.brain.dispatch.members import RESENT_MAX
 from unisono.fleet.columns import (
     F4,
     GATEWAYS,
@@ -39,6 +40,8 @@ ANSWER_S: Final = 5.0
 ANSWER_LATENCIES: Final = 3.0
 # The pause between repetitions of a release doubles up to this.
 RELEASE_PAUSE_MAX_S: Final = 60.0
+# A device that never answered, repeated or not, is left alone so long.
+NO_ANSWER_PAUSE_S: Final = 120.0
 # Leases are renewed each third of their ttl: two renewals may be lost before one runs out.
 RENEW_FRAC: Final = 1.0 / 3.0
 # A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
@@ -187,8 +190,10 @@ def _take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
 
 
 @part
-def _let_go(row: int, leases: Leases) -> bool:
+def _let_go(row: int, mono_ns: int, leases: Leases) -> bool:
     """End the lease; True if the device must be told (it never accepted anything: it need not)."""
+    if leases.ack_code[row] == 255 and leases.n_resent[row] >= RESENT_MAX and leases.move_mono_ns[row] >= 0:
+        leases.refused_until_mono_ns[row] = mono_ns + np.int64(NO_ANSWER_PAUSE_S * 1e9)
     leases.move_mono_ns[row] = -1
     if leases.ack_code[row] != 255 and leases.ack_code[row] != 0 and leases.acked_seq[row] < 0:
         leases.state[row] = _NONE
@@ -275,7 +280,7 @@ def _renew(
         outbox.seq[n] = gateways.newest_command_seq[gateway]
         outbox.kind[n] = 0
         outbox.fallback[n] = 0
-        outbox.value[n] = np.nan
+        outbox.value[n] = 0.0
         outbox.start_ns[n] = now_ns
         outbox.expires_ns[n] = now_ns + np.int64(ttl_s * 1e9)
         outbox.ttl_s[n] = ttl_s
@@ -330,7 +335,7 @@ def _send(
             leases.dispatch_no[row] = leases.wanted_no[row]
             leases.reference_w[row] = leases.wanted_reference_w[row]
         elif leases.state[row] == _HELD:
-            is_told = _let_go(row, leases)
+            is_told = _let_go(row, mono_ns, leases)
         if is_told:
             _command(row, next_seq, mono_ns, now_ns, nameplate, leases, gateways)
             next_seq += 1

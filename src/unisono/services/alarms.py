@@ -1,7 +1,7 @@
 """Raises alarms from what the shards say of themselves, and clears them when it is over.
 
-One open alarm stands for one thing that is wrong with one subject. A condition must hold for a while before it is raised
-and be gone for a while before it is cleared, so that a value at its bound does not ring all day.
+One open alarm stands for one thing that is wrong with one subject. A condition must hold for a while before it is
+raised and be gone for a while before it is cleared, so that a value at its bound does not ring all day.
 """
 
 from __future__ import annotations
@@ -213,9 +213,11 @@ class AlarmLoop:
         silent = self._silence.silent(counts, now_ns, self._settings.gateway_silent_s)
         return [
             Condition(
-                row["organisation_id"], GATEWAY_SILENT, row["gateway_id"],
+                row["organisation_id"],
+                GATEWAY_SILENT,
+                row["gateway_id"],
                 f"nothing for {silent[row['gateway_no']]:.0f} s; it carries {row['n_devices']} devices",
-            )  # fmt: skip
+            )
             for row in views.gateways_in_service(connection, list(silent))
         ]
 
@@ -225,9 +227,14 @@ class AlarmLoop:
         for condition in raised:
             severity = SEVERITY_OF_KIND[condition.kind]
             alarms.raise_alarm(
-                connection, condition.organisation_id, condition.kind, condition.subject_id, now_ns,
-                severity=severity, detail=condition.detail,
-            )  # fmt: skip
+                connection,
+                condition.organisation_id,
+                condition.kind,
+                condition.subject_id,
+                now_ns,
+                severity=severity,
+                detail=condition.detail,
+            )
             entries.append(_entry("alarm.raised", condition, now_ns))
         for condition in cleared:
             alarms.clear(connection, condition.organisation_id, condition.kind, condition.subject_id, now_ns)
@@ -235,9 +242,7 @@ class AlarmLoop:
         event_log.append(connection, entries)
 
 
-async def run(
-    database: Database, picture: Picture, clock: Clock, settings: AlarmSettings | None = None
-) -> None:
+async def run(database: Database, picture: Picture, clock: Clock, settings: AlarmSettings | None = None) -> None:
     """Keep the alarms until cancelled."""
     settings = settings or AlarmSettings()
     loop = AlarmLoop(database, picture, clock, settings)
@@ -262,6 +267,10 @@ def _open_before(connection: Connection) -> list[Condition]:
 
 def _entry(kind: str, condition: Condition, now_ns: int) -> LogEntry:
     return LogEntry(
-        at_ns=now_ns, kind=kind, organisation_id=condition.organisation_id, portfolio_id=condition.portfolio_id,
-        subject_id=condition.subject_id, body={"alarm": condition.kind, "detail": condition.detail},
-    )  # fmt: skip
+        at_ns=now_ns,
+        kind=kind,
+        organisation_id=condition.organisation_id,
+        portfolio_id=condition.portfolio_id,
+        subject_id=condition.subject_id,
+        body={"alarm": condition.kind, "detail": condition.detail},
+    )

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 RELAY_LOCK: Final = 7_233_002
 # A request reaches its shard this much after its commit at worst; ten small indexed queries a second cost nothing.
 POLL_S: Final = 0.1
-# While a stream or PostgreSQL is away: first try again soon (a restart takes 0.5 s), then no more than twice a minute ... 2 s.
+# While a stream or PostgreSQL is away: first try again soon (a restart takes 0.5 s), then every 2 s.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 2.0
 # Rows a round: bounds the transaction and the memory (a registry message may have 1.3 MB).
@@ -136,7 +136,7 @@ class Relay:
             return self._lock_connection
         with ExitStack() as stack:
             connection = stack.enter_context(self._database.begin())
-            # The transaction stands for as long as we lead; without this the server would end it after a minute's pause.
+            # The transaction stands for as long as we lead; else the server would end it after a minute's pause.
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             statement = text("SELECT pg_try_advisory_xact_lock(:key)")
             if not connection.execute(statement, {"key": RELAY_LOCK}).scalar_one():

@@ -50,7 +50,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class PortfolioPicture:
-    """The sums over all shards; ``as_of_ns`` and ``age_s`` are those of the oldest part. ``totals`` None: never heard."""
+    """Sums over all shards, as old as their oldest part; ``totals`` None: never heard."""
 
     totals: PortfolioTotals | None
     as_of_ns: int
@@ -166,8 +166,18 @@ def merged(parts: Iterable[PortfolioTotals]) -> PortfolioTotals:
     summed = {
         name: sum(getattr(part, name) for part in parts)
         for name in (
-            "n_devices", "power_w", "commanded_w", "acknowledged_w", "reported_w", "measured_w", "up_w", "down_w",
-            "dispatchable_up_w", "dispatchable_down_w", "energy_up_wh", "energy_down_wh",
+            "n_devices",
+            "power_w",
+            "commanded_w",
+            "acknowledged_w",
+            "reported_w",
+            "measured_w",
+            "up_w",
+            "down_w",
+            "dispatchable_up_w",
+            "dispatchable_down_w",
+            "energy_up_wh",
+            "energy_down_wh",
         )
     }
     n_of_technology: dict[int, int] = {}
@@ -198,7 +208,10 @@ def count_of_trust(totals: PortfolioTotals) -> dict[str, int]:
 
 async def ask(bus: Asker, shard: int, query: Query, timeout_s: float = QUERY_TIMEOUT_S) -> Answer:
     """Return the shard's answer; raises Unavailable when it gives none, refuses, or answers in a foreign tongue."""
-    payload = await bus.request(subjects.query(shard), encode_query(query), timeout_s=timeout_s)
+    try:
+        payload = await bus.request(subjects.query(shard), encode_query(query), timeout_s=timeout_s)
+    except Unavailable as away:
+        raise Unavailable("realtime", f"no answer within {timeout_s:g} s ({away.why})") from away
     try:
         answer = decode_answer(payload)
     except msgspec.DecodeError as foreign:

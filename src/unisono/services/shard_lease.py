@@ -62,7 +62,8 @@ class ShardLease:
             await asyncio.sleep(self._duration_s / 6)
             asked_ns = self._clock.monotonic_ns()
             try:
-                is_ours = await asyncio.wait_for(asyncio.to_thread(self._try_renew), self._duration_s / 6)
+                async with asyncio.timeout(self._duration_s / 6):
+                    is_ours = await asyncio.to_thread(self._try_renew)
             except (Unavailable, TimeoutError) as away:
                 if not is_database_away:
                     log.warning("the lease can't be renewed", extra={"why": str(away)})
@@ -80,7 +81,8 @@ class ShardLease:
     async def release(self) -> None:
         """Give the shard up, so that a successor need not wait; an absent database is no reason to fail."""
         try:
-            await asyncio.wait_for(asyncio.to_thread(self._try_release), 2.0)
+            async with asyncio.timeout(2.0):
+                await asyncio.to_thread(self._try_release)
         except (Unavailable, TimeoutError) as away:
             log.warning("the lease was not released; it runs out by itself", extra={"why": str(away)})
 

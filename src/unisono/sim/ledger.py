@@ -33,7 +33,8 @@ VIOLATIONS: Final = (
     "old_epoch_obeyed",
     "site_export_exceeded",
 )
-# A site's export may pass its limit by this share, and for this long, before it counts (a cloud moves away).
+# A site's export may pass its limit by this share, and for this long, before it counts: power control systems have
+# 30 s to bring it back (UL 1741, certification requirement decision for power control systems).
 SITE_SLACK_FRAC: Final = 0.02
 SITE_GRACE_S: Final = 30.0
 LISTED_MAX: Final = 200
@@ -222,7 +223,9 @@ class Ledger:
         self._over_since_s = np.where(over, self._over_since_s + step_s, 0.0)
         worst = self._over_since_s > SITE_GRACE_S
         if worst.any():
-            self._flag("site_export_exceeded", np.flatnonzero(worst[sites] & is_acting), now_ns)
+            self._flag(
+                "site_export_exceeded", np.flatnonzero(worst[sites] & is_acting & (world.power_w > 50.0)), now_ns
+            )
 
     def _flag(self, name: str, rows: NDArray[Any], at_ns: int | Whole) -> None:
         """Count each device once a kind, list the first ones."""

@@ -30,7 +30,9 @@ def seed_of(connection: Connection, job_id: str) -> bytes | None:
 def spend(connection: Connection, job_id: str) -> None:
     """Forget the seed for good; the rest of the request stays."""
     rest = func.substring(JOB.c.request, SEED_BYTES + 1)
-    connection.execute(update(JOB).where(JOB.c.job_id == job_id).values(request=func.decode(SPENT.hex(), "hex").op("||")(rest)))
+    connection.execute(
+        update(JOB).where(JOB.c.job_id == job_id).values(request=func.decode(SPENT.hex(), "hex").op("||")(rest))
+    )
 
 
 def gateway_secret(seed: bytes, gateway_reference: str) -> str:

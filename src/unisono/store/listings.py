@@ -84,7 +84,9 @@ def devices(
     connection: Connection, organisation_id: str, now_ns: int, choice: DeviceChoice, *, after: int, limit: int
 ) -> list[StoredDevice]:
     """Return up to ``limit`` devices that meet ``choice``, with device_no > ``after``, in that order."""
-    return _stored_devices(connection, device_nos(connection, organisation_id, choice, after=after, limit=limit), now_ns)
+    return _stored_devices(
+        connection, device_nos(connection, organisation_id, choice, after=after, limit=limit), now_ns
+    )
 
 
 def gateway(connection: Connection, organisation_id: str, gateway_id: str) -> GatewayRow:
@@ -129,7 +131,9 @@ def portfolio_ids_of_device(connection: Connection, organisation_id: str, device
 
 # Columns of a revision that carry a Dispatch's field of the same name.
 _SAME: Final = tuple(
-    name for name in Dispatch.__struct_fields__ if name in DISPATCH_REVISION.c and name not in ("dispatch_no", "targets")
+    name
+    for name in Dispatch.__struct_fields__
+    if name in DISPATCH_REVISION.c and name not in ("dispatch_no", "targets")
 )
 
 

@@ -55,7 +55,7 @@ def site(connection: Connection, organisation_id: str, site_id: str) -> RowMappi
 
 
 def portfolio_numbers(connection: Connection) -> Sequence[RowMapping]:
-    """Return (portfolio_no, portfolio_id, organisation_id) of every organisation's portfolios, for the alarm loop only."""
+    """Return (portfolio_no, portfolio_id, organisation_id) of all organisations, for the alarm loop only."""
     query = select(PORTFOLIO.c.portfolio_no, PORTFOLIO.c.portfolio_id, PORTFOLIO.c.organisation_id)
     return connection.execute(query.where(PORTFOLIO.c.retired_ns.is_(None))).mappings().all()
 
@@ -108,7 +108,7 @@ def enrolled(connection: Connection, organisation_id: str, portfolio_no: int) ->
 
 
 def interconnection(connection: Connection, organisation_id: str, portfolio_no: int) -> Sequence[RowMapping]:
-    """Return (status, n_points, n_export_allowed, n_export_limited, export_limit_w) of the members' connection points."""
+    """Return (status, n_points, n_export_allowed, n_export_limited, export_limit_w) of members' connection points."""
     is_limited = CONNECTION_POINT.c.export_limit_w < INFINITY
     members = (
         select(DEVICE.c.connection_point_id)
@@ -152,9 +152,7 @@ def dispatch_cycles(
     return connection.execute(query).mappings().all()
 
 
-def alarms(
-    connection: Connection, organisation_id: str, *, is_open_only: bool, before: str, limit: int
-) -> list[Alarm]:
+def alarms(connection: Connection, organisation_id: str, *, is_open_only: bool, before: str, limit: int) -> list[Alarm]:
     """Return alarms, newest first, with alarm_id < ``before`` ("": no bound)."""
     query = select(*(ALARM.c[name] for name in Alarm.__struct_fields__))
     query = query.where(ALARM.c.organisation_id == organisation_id)

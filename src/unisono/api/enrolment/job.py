@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from unisono.api.context import ApiContext
 from unisono.api.enrolment.line import EnrolmentLine, parse_line
@@ -29,6 +29,10 @@ from unisono.store.jobs import Job, RowError
 log = logging.getLogger(__name__)
 
 KIND: Final = "enrolment"
+# One worker in the whole platform, whatever process it lives in: so a new one goes on where a dead one stopped, at once.
+WORKER: Final = "enrolment"
+# Any number, the same for all; held for as long as a job is worked on.
+WORKER_LOCK: Final = 7_233_004
 # About half a second of work: progress is seen, a crash repeats little, other requests get their turn.
 ROWS_PER_CHUNK: Final = 1000
 # A job that another process queued, or left, is found within this time.
@@ -98,12 +102,24 @@ class EnrolmentWorker:
         self._context = context
 
     def work_through_next(self) -> bool:
-        """Do the oldest waiting job to its end and return True; False when none waits. Raises Unavailable midway."""
-        with self._context.database.begin() as connection:
-            claimed = jobs.claim(connection, self._context.instance, self._context.clock.wall_ns(), KIND)
-        if claimed is None:
-            return False
-        job, request = claimed
+        """Do the oldest waiting job to its end and return True; False when none waits, or another process works.
+
+        Raises Unavailable midway.
+        """
+        with self._context.database.begin() as guard:
+            # The guard stands idle while chunks are committed beside it.
+            guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            lock = text("SELECT pg_try_advisory_xact_lock(:key)")
+            if not guard.execute(lock, {"key": WORKER_LOCK}).scalar_one():
+                return False
+            with self._context.database.begin() as connection:
+                claimed = jobs.claim(connection, WORKER, self._context.clock.wall_ns(), KIND)
+            if claimed is None:
+                return False
+            self._work_through(*claimed)
+        return True
+
+    def _work_through(self, job: Job, request: bytes) -> None:
         seed, lines = request[:SEED_BYTES], lines_of(request[SEED_BYTES:])
         try:
             for first in range(job.n_done, len(lines), ROWS_PER_CHUNK):
@@ -111,7 +127,6 @@ class EnrolmentWorker:
             self._finish(job, len(lines))
         except Conflict as taken_over:
             log.warning("the job goes on elsewhere", extra={"job_id": job.job_id, "why": str(taken_over)})
-        return True
 
     def _chunk(self, job: Job, seed: bytes, lines: Sequence[bytes], first: int) -> None:
         """Enrol one chunk; a row that is refused is told of and does not hold the others up."""
@@ -151,9 +166,12 @@ class EnrolmentWorker:
             n_failed = jobs.get(connection, job.organisation_id, job.job_id).n_failed
             body = {"n_rows": n_rows, "n_failed": n_failed}
             entry = LogEntry(
-                at_ns=now_ns, kind="enrolment.completed", organisation_id=job.organisation_id,
-                subject_id=job.job_id, body=dict(body),
-            )  # fmt: skip
+                at_ns=now_ns,
+                kind="enrolment.completed",
+                organisation_id=job.organisation_id,
+                subject_id=job.job_id,
+                body=dict(body),
+            )
             event_log.append(connection, [entry])
 
 

@@ -34,11 +34,21 @@ LineSeconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=604_800,
 Temperature = Annotated[float, BeforeValidator(_number), Field(ge=-40, le=100, allow_inf_nan=False)]
 
 LINE_EXAMPLE: Final[dict[str, JsonValue]] = {
-    "partner_reference": "home-17/battery", "asset_type": "bess", "zip": "97214", "site_reference": "home-17",
-    "gateway_reference": "gw-3", "vendor": "acme", "carrier": "cellco", "node_path": "pdx/sub-2/feeder-7/t-41",
-    "max_discharge_kw": 7.6, "max_charge_kw": 5.0, "capacity_kwh": 13.5, "telemetry_period_s": 10,
-    "lifecycle": "active", "link": "mqtt",
-}  # fmt: skip
+    "partner_reference": "home-17/battery",
+    "asset_type": "bess",
+    "zip": "97214",
+    "site_reference": "home-17",
+    "gateway_reference": "gw-3",
+    "vendor": "acme",
+    "carrier": "cellco",
+    "node_path": "pdx/sub-2/feeder-7/t-41",
+    "max_discharge_kw": 7.6,
+    "max_charge_kw": 5.0,
+    "capacity_kwh": 13.5,
+    "telemetry_period_s": 10,
+    "lifecycle": "active",
+    "link": "mqtt",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,13 @@ async def make_key(
 
 @router.get("/keys", summary="List keys, without secrets")
 async def list_keys(
-    request: Request, response: Response, caller: Admin, context: Context, limit: Limit = LIMIT_DEFAULT,
+    request: Request,
+    response: Response,
+    caller: Admin,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[Key]:  # fmt: skip
+) -> Page[Key]:
     """Keys of the caller's organisation, oldest first; revoked ones stay in the list."""
     after = decode_cursor(cursor, str)
     found = await context.run(
@@ -85,9 +89,13 @@ async def make_organisation(
 
 @router.get("/organisations", summary="List organisations")
 async def list_organisations(
-    request: Request, response: Response, caller: Admin, context: Context, limit: Limit = LIMIT_DEFAULT,
+    request: Request,
+    response: Response,
+    caller: Admin,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[Organisation]:  # fmt: skip
+) -> Page[Organisation]:
     """The operator's admins see all, others their own."""
     after = decode_cursor(cursor, str)
 
@@ -108,6 +116,4 @@ def _check_operator(connection: Connection, caller: Caller) -> None:
 
 
 def _organisation(one: organisations.Organisation) -> Organisation:
-    return Organisation(
-        organisation_id=one.organisation_id, name=one.name, created_at=instant_text(one.created_ns)
-    )
+    return Organisation(organisation_id=one.organisation_id, name=one.name, created_at=instant_text(one.created_ns))

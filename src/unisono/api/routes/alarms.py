@@ -22,10 +22,14 @@ router = APIRouter(prefix="/v1", tags=["alarms"], responses=PROBLEM_RESPONSES)
 
 @router.get("/alarms", summary="List alarms")
 async def list_alarms(
-    request: Request, response: Response, caller: Reader, context: Context,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
     open_only: Annotated[bool, Query(description="Leave out those that are over.")] = True,
-    limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None,
-) -> Page[Alarm]:  # fmt: skip
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[Alarm]:
     """Newest first."""
     before = decode_cursor(cursor, str)
     found = await context.run(
@@ -39,7 +43,7 @@ async def list_alarms(
 
 @router.post("/alarms/{alarm_id}/acknowledge", summary="Somebody has seen it")
 async def acknowledge_alarm(alarm_id: str, asked: AckAsked, caller: Dispatcher, context: Context) -> Alarm:
-    """Who was first stays on record; acknowledging it again changes nothing. The alarm clears by itself when it is over."""
+    """Who was first stays on record; again, it changes nothing. The alarm clears by itself when it is over."""
     check_id("alarm", alarm_id, "alarm_id")
     now_ns = context.clock.wall_ns()
 

@@ -48,20 +48,33 @@ OPT_OUT_MAX_S = 366 * 86_400
 
 @router.get("/devices", summary="List devices")
 async def list_devices(
-    request: Request, response: Response, caller: Reader, context: Context,
-    asset_type: AssetType | None = None, lifecycle: LifecycleName | None = None, vendor: Text | None = None,
-    node_path_prefix: Text | None = None, partner_reference: Text | None = None, site_id: Text | None = None,
-    gateway_id: Text | None = None, portfolio_id: Text | None = None,
-    limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None,
-) -> Page[Device]:  # fmt: skip
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    asset_type: AssetType | None = None,
+    lifecycle: LifecycleName | None = None,
+    vendor: Text | None = None,
+    node_path_prefix: Text | None = None,
+    partner_reference: Text | None = None,
+    site_id: Text | None = None,
+    gateway_id: Text | None = None,
+    portfolio_id: Text | None = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[Device]:
     """Devices that meet every filter given, in the order in which they were enrolled."""
     after = decode_cursor(cursor, int)
     choice = DeviceChoice(
         technology=None if asset_type is None else int(TECHNOLOGY_OF_ASSET_TYPE[asset_type]),
         lifecycle=None if lifecycle is None else int(Lifecycle[lifecycle.upper()]),
-        vendor=vendor, node_path_prefix=node_path_prefix, site_id=site_id, gateway_id=gateway_id,
-        portfolio_id=portfolio_id, partner_reference=partner_reference,
-    )  # fmt: skip
+        vendor=vendor,
+        node_path_prefix=node_path_prefix,
+        site_id=site_id,
+        gateway_id=gateway_id,
+        portfolio_id=portfolio_id,
+        partner_reference=partner_reference,
+    )
     now_ns = context.clock.wall_ns()
 
     found = await context.run(
@@ -75,10 +88,16 @@ async def list_devices(
 
 @router.get("/devices/states", summary="Realtime's picture of many devices")
 async def list_device_states(
-    request: Request, response: Response, caller: Reader, context: Context, portfolio_id: Text | None = None,
-    asset_type: AssetType | None = None, trust: TrustName | None = None, limit: Limit = LIMIT_DEFAULT,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    portfolio_id: Text | None = None,
+    asset_type: AssetType | None = None,
+    trust: TrustName | None = None,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[dict[str, Any]]:  # fmt: skip
+) -> Page[dict[str, Any]]:
     """Each item is a device's id and number with what GET /v1/devices/{id} shows under ``now``."""
     after = decode_cursor(cursor, int)
     portfolio_no = -1
@@ -107,7 +126,7 @@ async def list_device_states(
 
 @router.get("/devices/{device_id}", summary="One device, with its four-level truth")
 async def get_device(device_id: str, caller: Reader, context: Context) -> DeviceDetail:
-    """What is enrolled, and under ``now`` what realtime knows; when it does not answer, ``now_missing_reason`` says why."""
+    """What is enrolled, and under ``now`` what realtime knows; ``now_missing_reason`` says why that is null."""
     now_ns = context.clock.wall_ns()
     check_id("device", device_id, "device_id")
 
@@ -122,10 +141,14 @@ async def get_device(device_id: str, caller: Reader, context: Context) -> Device
 
 @router.post("/devices/{device_id}/lifecycle", response_model=Device, summary="Move a device to its next state of life")
 async def change_lifecycle(
-    device_id: str, asked: LifecycleAsked, request: Request, caller: Enroller, context: Context,
+    device_id: str,
+    asked: LifecycleAsked,
+    request: Request,
+    caller: Enroller,
+    context: Context,
     idempotency_key: IdempotencyKey = None,
-) -> Response:  # fmt: skip
-    """declared -> commissioning -> active -> suspended -> retired; 409 names the state it is in when it may not go."""
+) -> Response:
+    """From declared over commissioning, active and suspended to retired; 409 names its state when it may not go."""
     check_id("device", device_id, "device_id")
 
     def work(connection: Connection) -> Device:
@@ -145,9 +168,7 @@ async def list_opt_outs(device_id: str, caller: Reader, context: Context) -> Pag
     def work(connection: Connection) -> list[OptOut]:
         device_no = devices.numbers_of_ids(connection, caller.organisation_id, [device_id])[0]
         rows = views.opt_outs(connection, caller.organisation_id, device_no, context.clock.wall_ns())
-        return [
-            _opt_out(row["request_id"], device_id, (row["start_ns"], row["end_ns"]), row["reason"]) for row in rows
-        ]
+        return [_opt_out(row["request_id"], device_id, (row["start_ns"], row["end_ns"]), row["reason"]) for row in rows]
 
     return Page(items=await context.run(work))
 
@@ -156,9 +177,13 @@ async def list_opt_outs(device_id: str, caller: Reader, context: Context) -> Pag
     "/devices/{device_id}/opt-outs", status_code=201, response_model=OptOut, summary="Leave a device alone for a while"
 )
 async def make_opt_out(
-    device_id: str, asked: OptOutAsked, request: Request, caller: Dispatcher, context: Context,
+    device_id: str,
+    asked: OptOutAsked,
+    request: Request,
+    caller: Dispatcher,
+    context: Context,
     idempotency_key: IdempotencyKey = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """Holds from the next cycle on, also for a dispatch that is under way."""
     check_id("device", device_id, "device_id")
 
@@ -171,9 +196,14 @@ async def make_opt_out(
         if asked.end - asked.start > OPT_OUT_MAX_S * NS_PER_S:
             raise InvalidInput("end", format_rfc3339(asked.end), "must be at most 366 days after start")
         word = devices.opt_out(
-            connection, caller.organisation_id, device_id, (asked.start, asked.end), now_ns,
-            request_id=fresh_id("job", now_ns).replace("job_", "opt_"), reason=asked.reason or "",
-        )  # fmt: skip
+            connection,
+            caller.organisation_id,
+            device_id,
+            (asked.start, asked.end),
+            now_ns,
+            request_id=fresh_id("job", now_ns).replace("job_", "opt_"),
+            reason=asked.reason or "",
+        )
         return _opt_out(word.request_id, device_id, (word.start_ns, word.end_ns), word.reason)
 
     return await Once(context, caller, request, idempotency_key).answer(work, status=201)
@@ -194,12 +224,17 @@ async def withdraw_opt_out(device_id: str, opt_out_id: str, caller: Dispatcher, 
 
 @router.get("/devices/{device_id}/command-log", summary="What a device was told")
 async def command_log(
-    device_id: str, caller: Reader, context: Context,
+    device_id: str,
+    caller: Reader,
+    context: Context,
     start: Annotated[Instant | None, Query(description="Default: a day before end.")] = None,
     end: Annotated[Instant | None, Query(description="Default: now.")] = None,
     limit: Limit = LIMIT_DEFAULT,
-) -> CommandLog:  # fmt: skip
-    """The newest ``limit`` commands issued in [start, end), oldest first, with their answers; ``missing`` says what it can't answer for."""
+) -> CommandLog:
+    """The newest ``limit`` commands issued in [start, end), oldest first, with their answers.
+
+    ``missing`` says what history can't answer for.
+    """
     found, window = await _device_and_window(context, caller, device_id, (start, end))
     items: list[CommandLogEntry] = []
     missing = ["command history is not available here"]
@@ -212,9 +247,12 @@ async def command_log(
         if len(items) == limit:
             missing.append(f"only the newest {limit} are shown: ask again with end at the first one's instant")
     return CommandLog(
-        device_id=device_id, interval_start=format_rfc3339(window[0]), interval_end=format_rfc3339(window[1]),
-        items=items, missing=missing,
-    )  # fmt: skip
+        device_id=device_id,
+        interval_start=format_rfc3339(window[0]),
+        interval_end=format_rfc3339(window[1]),
+        items=items,
+        missing=missing,
+    )
 
 
 @router.get("/devices/{device_id}/connectivity", summary="How reliably a device is heard")
@@ -237,12 +275,16 @@ async def connectivity(
     if state is not None and state.age_s is not None:
         last_ns = max(last_ns, state.at_ns - int(state.age_s * NS_PER_S))
     return Connectivity(
-        device_id=device_id, interval_start=format_rfc3339(window[0]), interval_end=format_rfc3339(window[1]),
-        n_readings=n_readings, expected_readings=expected,
+        device_id=device_id,
+        interval_start=format_rfc3339(window[0]),
+        interval_end=format_rfc3339(window[1]),
+        n_readings=n_readings,
+        expected_readings=expected,
         completeness_frac=None if n_readings is None or not expected else round(min(n_readings / expected, 1.0), 4),
         last_heard_at=instant_text(last_ns // NS_PER_MS * NS_PER_MS if last_ns > 0 else None),
-        trust_now=None if state is None else Trust(state.trust).name.lower(), missing=missing,
-    )  # fmt: skip
+        trust_now=None if state is None else Trust(state.trust).name.lower(),
+        missing=missing,
+    )
 
 
 async def _device_and_window(
@@ -263,7 +305,9 @@ async def _device_and_window(
 async def _state_of(context: ApiContext, found: StoredDevice) -> tuple[DeviceState | None, str | None]:
     """Return realtime's picture of a device, or why there is none."""
     try:
-        answer = await ask(context.bus, shard_of_site(found.record.site_id), DeviceQuery(device_no=found.record.device_no))
+        answer = await ask(
+            context.bus, shard_of_site(found.record.site_id), DeviceQuery(device_no=found.record.device_no)
+        )
     except Unavailable as away:
         return None, str(away)
     if isinstance(answer, DeviceStates) and answer.states:
@@ -283,16 +327,24 @@ def _command(row: dict[str, Any]) -> CommandLogEntry:
     kind = CommandKind(row["kind"])
     is_power = kind in (CommandKind.POWER_SETPOINT, CommandKind.IMPORT_EXPORT_LIMIT)
     return CommandLogEntry(
-        at=instant_text(row["at_ns"]), epoch=row["epoch"], seq=row["seq"], kind=kind.name.lower(),
-        power_kw=kw(row["value"]) if is_power else None, interval_start=instant_text(row["start_ns"]),
-        expires_at=instant_text(row["expires_ns"]), dispatch_id=row["dispatch_id"],
+        at=instant_text(row["at_ns"]),
+        epoch=row["epoch"],
+        seq=row["seq"],
+        kind=kind.name.lower(),
+        power_kw=kw(row["value"]) if is_power else None,
+        interval_start=instant_text(row["start_ns"]),
+        expires_at=instant_text(row["expires_ns"]),
+        dispatch_id=row["dispatch_id"],
         answer=None if row["ack_code"] is None else AckCode(row["ack_code"]).name.lower(),
         answered_at=instant_text(row["answered_ns"]),
-    )  # fmt: skip
+    )
 
 
 def _opt_out(opt_out_id: str, device_id: str, window: tuple[int, int], reason: str) -> OptOut:
     return OptOut(
-        opt_out_id=opt_out_id, device_id=device_id, interval_start=format_rfc3339(window[0]),
-        interval_end=format_rfc3339(window[1]), reason=reason,
-    )  # fmt: skip
+        opt_out_id=opt_out_id,
+        device_id=device_id,
+        interval_start=format_rfc3339(window[0]),
+        interval_end=format_rfc3339(window[1]),
+        reason=reason,
+    )

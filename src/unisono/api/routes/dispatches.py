@@ -44,13 +44,19 @@ _CURSOR_PARTS = 3
 
 
 @router.post(
-    "/portfolios/{portfolio_id}/dispatches", status_code=201, response_model=DispatchAccepted,
+    "/portfolios/{portfolio_id}/dispatches",
+    status_code=201,
+    response_model=DispatchAccepted,
     summary="Call a portfolio for power",
-)  # fmt: skip
+)
 async def make_dispatch(
-    portfolio_id: str, asked: DispatchAsked, request: Request, caller: Dispatcher, context: Context,
+    portfolio_id: str,
+    asked: DispatchAsked,
+    request: Request,
+    caller: Dispatcher,
+    context: Context,
     idempotency_key: RequiredIdempotencyKey,
-) -> Response:  # fmt: skip
+) -> Response:
     """Accepted means kept: it is sent to the shards although this process should die now.
 
     More than the fleet can give is accepted too: ``expected_shortfall_kw`` says how much is not covered, and the
@@ -63,12 +69,17 @@ async def make_dispatch(
         portfolio = _open_portfolio(connection, caller, portfolio_id)
         present.check_asked(asked, now_ns)
         new = present.model_dispatch(
-            asked, organisation_id=caller.organisation_id, portfolio_id=portfolio_id,
-            portfolio_no=portfolio.portfolio_no, dispatch_id=fresh_id("dispatch", now_ns), revision=1, now_ns=now_ns,
-        )  # fmt: skip
+            asked,
+            organisation_id=caller.organisation_id,
+            portfolio_id=portfolio_id,
+            portfolio_no=portfolio.portfolio_no,
+            dispatch_id=fresh_id("dispatch", now_ns),
+            revision=1,
+            now_ns=now_ns,
+        )
         reference = asked.partner_reference or ""
         kept = dispatches.create(connection, new, requested_by=caller.key_id, partner_reference=reference)
-        accepted = _accepted(connection, context, asked, kept, reference)
+        accepted = _accepted(connection, context, asked, kept, partner_reference=reference)
         _note_accepted(connection, caller, kept, accepted, "dispatch.requested")
         return accepted
 
@@ -85,32 +96,52 @@ async def preview_dispatch(
     portfolio = await context.run(lambda connection: _open_portfolio(connection, caller, portfolio_id))
     present.check_asked(asked, now_ns)
     supposed = present.model_dispatch(
-        asked, organisation_id=caller.organisation_id, portfolio_id=portfolio_id, portfolio_no=portfolio.portfolio_no,
-        dispatch_id=fresh_id("dispatch", now_ns), revision=1, now_ns=now_ns,
-    )  # fmt: skip
+        asked,
+        organisation_id=caller.organisation_id,
+        portfolio_id=portfolio_id,
+        portfolio_no=portfolio.portfolio_no,
+        dispatch_id=fresh_id("dispatch", now_ns),
+        revision=1,
+        now_ns=now_ns,
+    )
     answer = await ask(context.bus, 0, Preview(dispatch=supposed))
     if not isinstance(answer, PreviewResult):
         raise Unavailable("realtime", f"it answered a preview with {type(answer).__name__}")
     return DispatchPreview(
-        as_of=format_rfc3339(answer.at_ns), target_kw=kw_of_w(answer.target_w),
-        deliverable_kw=kw_of_w(answer.deliverable_w), shortfall_kw=kw_of_w(answer.shortfall_w),
-        eligible=answer.n_eligible, targeted=answer.n_targeted, opted_out=answer.n_opted_out, silent=answer.n_silent,
+        as_of=format_rfc3339(answer.at_ns),
+        target_kw=kw_of_w(answer.target_w),
+        deliverable_kw=kw_of_w(answer.deliverable_w),
+        shortfall_kw=kw_of_w(answer.shortfall_w),
+        eligible=answer.n_eligible,
+        targeted=answer.n_targeted,
+        opted_out=answer.n_opted_out,
+        silent=answer.n_silent,
         suspect=answer.n_suspect,
-    )  # fmt: skip
+    )
 
 
 @router.get("/dispatches", summary="List dispatches")
 async def list_dispatches(
-    request: Request, response: Response, caller: Reader, context: Context, portfolio_id: Text | None = None,
-    state: StateName | None = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None,
-) -> Page[Dispatch]:  # fmt: skip
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    portfolio_id: Text | None = None,
+    state: StateName | None = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[Dispatch]:
     """Newest first, each in its newest revision."""
     before = decode_cursor(cursor, int) or None
     found = await context.run(
         lambda connection: listings.dispatches(
-            connection, caller.organisation_id, portfolio_id=portfolio_id, state=state, before=before,
+            connection,
+            caller.organisation_id,
+            portfolio_id=portfolio_id,
+            state=state,
+            before=before,
             limit=limit + 1,
-        )  # fmt: skip
+        )
     )
     more = encode_cursor(found[limit - 1].dispatch.dispatch_no) if len(found) > limit else None
     return Page(items=[present.dispatch(one) for one in found[:limit]], next_cursor=link_next(request, response, more))
@@ -118,9 +149,15 @@ async def list_dispatches(
 
 @router.get("/portfolios/{portfolio_id}/dispatches", summary="List a portfolio's dispatches")
 async def list_portfolio_dispatches(
-    portfolio_id: str, request: Request, response: Response, caller: Reader, context: Context,
-    state: StateName | None = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None,
-) -> Page[Dispatch]:  # fmt: skip
+    portfolio_id: str,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    state: StateName | None = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[Dispatch]:
     """As GET /v1/vpp/dispatches, of one portfolio."""
     check_id("portfolio", portfolio_id, "portfolio_id")
     await context.run(lambda connection: portfolios.get(connection, caller.organisation_id, portfolio_id))
@@ -137,9 +174,13 @@ async def get_dispatch(dispatch_id: str, caller: Reader, context: Context) -> Di
 
 @router.put("/dispatches/{dispatch_id}", response_model=DispatchAccepted, summary="Revise a dispatch")
 async def revise_dispatch(
-    dispatch_id: str, asked: DispatchRevision, request: Request, caller: Dispatcher, context: Context,
+    dispatch_id: str,
+    asked: DispatchRevision,
+    request: Request,
+    caller: Dispatcher,
+    context: Context,
     idempotency_key: RequiredIdempotencyKey,
-) -> Response:  # fmt: skip
+) -> Response:
     """The whole of it again; 409 names the revision that is expected when somebody else was faster."""
     check_id("dispatch", dispatch_id, "dispatch_id")
 
@@ -151,11 +192,18 @@ async def revise_dispatch(
             rule = "can't be revised: cancel this dispatch and make another"
             raise InvalidInput("kind", asked.kind, rule)
         new = present.model_dispatch(
-            asked, organisation_id=caller.organisation_id, portfolio_id=before.dispatch.portfolio_id,
-            portfolio_no=before.dispatch.portfolio_no, dispatch_id=dispatch_id, revision=asked.revision, now_ns=now_ns,
-        )  # fmt: skip
+            asked,
+            organisation_id=caller.organisation_id,
+            portfolio_id=before.dispatch.portfolio_id,
+            portfolio_no=before.dispatch.portfolio_no,
+            dispatch_id=dispatch_id,
+            revision=asked.revision,
+            now_ns=now_ns,
+        )
         kept = dispatches.revise(connection, new, requested_by=caller.key_id)
-        accepted = _accepted(connection, context, asked, kept, before.partner_reference, state=before.state)
+        accepted = _accepted(
+            connection, context, asked, kept, partner_reference=before.partner_reference, state=before.state
+        )
         _note_accepted(connection, caller, kept, accepted, "dispatch.revised")
         return accepted
 
@@ -164,9 +212,13 @@ async def revise_dispatch(
 
 @router.post("/dispatches/{dispatch_id}/cancel", response_model=Dispatch, summary="Call a dispatch off")
 async def cancel_dispatch(
-    dispatch_id: str, asked: CancelAsked, request: Request, caller: Dispatcher, context: Context,
+    dispatch_id: str,
+    asked: CancelAsked,
+    request: Request,
+    caller: Dispatcher,
+    context: Context,
     idempotency_key: RequiredIdempotencyKey,
-) -> Response:  # fmt: skip
+) -> Response:
     """Cancelled is a state: nothing is deleted. Its devices return to normal with the next cycle."""
     check_id("dispatch", dispatch_id, "dispatch_id")
 
@@ -174,12 +226,24 @@ async def cancel_dispatch(
         now_ns = context.clock.wall_ns()
         before = dispatches.get(connection, caller.organisation_id, dispatch_id)
         kept = dispatches.cancel(
-            connection, caller.organisation_id, dispatch_id, now_ns, reason=asked.reason or "",
+            connection,
+            caller.organisation_id,
+            dispatch_id,
+            now_ns,
+            reason=asked.reason or "",
             requested_by=caller.key_id,
-        )  # fmt: skip
+        )
         if kept.revision != before.dispatch.revision:
-            note(connection, caller, now_ns, "dispatch.cancel_requested", portfolio_id=kept.portfolio_id,
-                 subject_id=dispatch_id, revision=kept.revision, reason=kept.reason)  # fmt: skip
+            note(
+                connection,
+                caller,
+                now_ns,
+                "dispatch.cancel_requested",
+                portfolio_id=kept.portfolio_id,
+                subject_id=dispatch_id,
+                revision=kept.revision,
+                reason=kept.reason,
+            )
         return Dispatch(**present.dispatch_fields(kept, "cancelled", before.partner_reference))
 
     return await Once(context, caller, request, idempotency_key).answer(work, status=200)
@@ -187,10 +251,14 @@ async def cancel_dispatch(
 
 @router.get("/dispatches/{dispatch_id}/outcome", summary="What came of it, cycle by cycle")
 async def get_outcome(
-    dispatch_id: str, request: Request, response: Response, caller: Reader, context: Context,
+    dispatch_id: str,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before.")] = None,
-) -> Page[OutcomeCycle]:  # fmt: skip
+) -> Page[OutcomeCycle]:
     """As recorded: one entry a cycle and shard, with counts, powers, and the digest of its command frames."""
     check_id("dispatch", dispatch_id, "dispatch_id")
     after = _cycle_key(decode_cursor(cursor, str))
@@ -216,9 +284,14 @@ def _open_portfolio(connection: Connection, caller: Caller, portfolio_id: str) -
 
 
 def _accepted(
-    connection: Connection, context: ApiContext, asked: DispatchAsked, kept: ModelDispatch, partner_reference: str,
+    connection: Connection,
+    context: ApiContext,
+    asked: DispatchAsked,
+    kept: ModelDispatch,
+    *,
+    partner_reference: str,
     state: str = "scheduled",
-) -> DispatchAccepted:  # fmt: skip
+) -> DispatchAccepted:
     """Return the answer to an accepted dispatch: what is not covered by what can be counted on, and what to know."""
     picture = context.picture.portfolio(kept.portfolio_no)
     members = views.enrolled(connection, kept.organisation_id, kept.portfolio_no)
@@ -237,20 +310,32 @@ def _accepted(
         warnings.append(f"{shortfall_kw:g} kW of the target are more than can be counted on now")
     fields = present.dispatch_fields(kept, state, partner_reference)
     return DispatchAccepted(
-        **fields, expected_shortfall_kw=shortfall_kw, expected_shortfall_basis=present.SHORTFALL_BASIS,
+        **fields,
+        expected_shortfall_kw=shortfall_kw,
+        expected_shortfall_basis=present.SHORTFALL_BASIS,
         warnings=warnings,
-    )  # fmt: skip
+    )
 
 
 def _note_accepted(
     connection: Connection, caller: Caller, kept: ModelDispatch, accepted: DispatchAccepted, kind: str
 ) -> None:
     note(
-        connection, caller, kept.requested_ns, kind, portfolio_id=kept.portfolio_id, subject_id=kept.dispatch_id,
-        revision=kept.revision, dispatch_kind=accepted.kind, start=accepted.start, end=accepted.end,
-        targets=[[target.interval_start, target.power_kw] for target in accepted.targets], test=kept.is_test,
-        reason=kept.reason, expected_shortfall_kw=accepted.expected_shortfall_kw,
-    )  # fmt: skip
+        connection,
+        caller,
+        kept.requested_ns,
+        kind,
+        portfolio_id=kept.portfolio_id,
+        subject_id=kept.dispatch_id,
+        revision=kept.revision,
+        dispatch_kind=accepted.kind,
+        start=accepted.start,
+        end=accepted.end,
+        targets=[[target.interval_start, target.power_kw] for target in accepted.targets],
+        test=kept.is_test,
+        reason=kept.reason,
+        expected_shortfall_kw=accepted.expected_shortfall_kw,
+    )
 
 
 def _cycle_key(cursor: str) -> tuple[int, int, int]:

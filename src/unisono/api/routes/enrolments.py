@@ -50,7 +50,7 @@ _RESULT: Final[dict[int | str, dict[str, Any]]] = {
         "description": "One line a row that was enrolled, in the order sent.",
         "content": {
             NDJSON: {
-                "example": '{"row":0,"partner_reference":"home-17/battery","device_id":"dev_01KK79P8RC0000000000000000",'
+                "example": '{"row":0,"partner_reference":"home-17","device_id":"dev_01KK79P8RC0000000000000000",'
                 '"device_no":1,"gateway_reference":"gw-3","gateway_id":"gwy_01KK79P8RC0000000000000000",'
                 '"gateway_secret":"(43 characters of base 64)"}\n'
             }
@@ -59,12 +59,13 @@ _RESULT: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-@router.post("/vpp/enrolments", status_code=202, response_model=Job, openapi_extra=_BODY,
-             summary="Enrol many devices (a job)")
+@router.post(
+    "/vpp/enrolments", status_code=202, response_model=Job, openapi_extra=_BODY, summary="Enrol many devices (a job)"
+)
 async def enrol(
     request: Request, caller: Enroller, context: Context, idempotency_key: RequiredIdempotencyKey
 ) -> Response:
-    """NDJSON, one device a line (see the schema EnrolmentLine); only partner_reference, asset_type and zip are required.
+    """NDJSON, one device a line (schema EnrolmentLine); only partner_reference, asset_type and zip are required.
 
     A line whose partner_reference is enrolled already changes nothing. A refused line does not hold the others up.
     """
@@ -90,9 +91,14 @@ async def get_job(job_id: str, caller: Reader, context: Context) -> Job:
 
 @router.get("/jobs/{job_id}/errors", summary="Rows that a job refused")
 async def list_job_errors(
-    job_id: str, request: Request, response: Response, caller: Reader, context: Context, limit: Limit = LIMIT_DEFAULT,
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[RowError]:  # fmt: skip
+) -> Page[RowError]:
     """Each with its row (from 0), the field, its value and the rule."""
     check_id("job", job_id, "job_id")
     after = decode_cursor(cursor, int) - (cursor is None)
@@ -105,16 +111,23 @@ async def list_job_errors(
     more = encode_cursor(rows[limit - 1]["row"]) if len(rows) > limit else None
     items = [
         RowError(
-            row=row["row"], partner_reference=row["partner_reference"] or None, field=row["field"],
-            value=row["value"] or None, rule=row["rule"],
-        )  # fmt: skip
+            row=row["row"],
+            partner_reference=row["partner_reference"] or None,
+            field=row["field"],
+            value=row["value"] or None,
+            rule=row["rule"],
+        )
         for row in rows[:limit]
     ]
     return Page(items=items, next_cursor=link_next(request, response, more))
 
 
-@router.get("/jobs/{job_id}/result", response_class=StreamingResponse, responses=_RESULT,
-            summary="What a finished enrolment made, with its gateways' secrets, once")
+@router.get(
+    "/jobs/{job_id}/result",
+    response_class=StreamingResponse,
+    responses=_RESULT,
+    summary="What a finished enrolment made, with its gateways' secrets, once",
+)
 async def get_job_result(job_id: str, caller: Enroller, context: Context) -> StreamingResponse:
     """NDJSON. ``gateway_secret`` is in the first complete answer only, and only for gateways that this job made."""
     check_id("job", job_id, "job_id")
@@ -167,7 +180,11 @@ def _result(number: int, row: present.Row, seed: bytes | None) -> dict[str, Any]
         # Another job made it, or its secret was rotated since: then it is not ours to show.
         secret = derived if keys.digest(derived) == row["secret_sha256"] else None
     return {
-        "row": number, "partner_reference": row["partner_reference"], "device_id": row["device_id"],
-        "device_no": row["device_no"], "gateway_reference": reference or None, "gateway_id": row["gateway_id"],
+        "row": number,
+        "partner_reference": row["partner_reference"],
+        "device_id": row["device_id"],
+        "device_no": row["device_no"],
+        "gateway_reference": reference or None,
+        "gateway_id": row["gateway_id"],
         "gateway_secret": secret,
-    }  # fmt: skip
+    }

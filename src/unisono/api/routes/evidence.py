@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from sqlalchemy import Connection
 
-from unisono.api.auth import Reader
+from unisono.api.auth import READS
 from unisono.api.context import Context
 from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.api.schemas.admin import IngestCounts, IngestSource, LogVerification
@@ -16,8 +16,8 @@ from unisono.store import event_log
 router = APIRouter(prefix="/v1", tags=["evidence"], responses=PROBLEM_RESPONSES)
 
 
-@router.get("/log/verification", summary="Hash the event log again")
-async def verify_log(caller: Reader, context: Context) -> LogVerification:
+@router.get("/log/verification", dependencies=[READS], summary="Hash the event log again")
+async def verify_log(context: Context) -> LogVerification:
     """The whole chain, all organisations' entries (some 100,000 a second); tells nothing of what they say."""
 
     def work(connection: Connection) -> LogVerification:
@@ -31,9 +31,9 @@ async def verify_log(caller: Reader, context: Context) -> LogVerification:
     return await context.run(work)
 
 
-@router.get("/ingest/counters", summary="What became of every reading")
-async def ingest_counters(caller: Reader, context: Context) -> IngestCounts:
-    """Counted by each process since its start: fronts count what came in and what they refused, realtime the fate of the rest.
+@router.get("/ingest/counters", dependencies=[READS], summary="What became of every reading")
+async def ingest_counters(context: Context) -> IngestCounts:
+    """Counted since each process's start: fronts count what came in and was refused, realtime the fate of the rest.
 
     So ``totals`` takes ``accepted`` from the fronts alone, and every other count from both.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from unisono.api.auth import Reader
+from unisono.api.auth import READS
 from unisono.api.context import Context
 from unisono.api.metrics import ApiMetrics
 from unisono.api.schemas.admin import Health, Readiness
@@ -19,8 +19,8 @@ async def healthz(context: Context) -> Health:
     return Health(status="ok", version=context.version)
 
 
-@router.get("/readyz", summary="What the API depends on", responses={503: {"model": Readiness}})
-async def readyz(response: Response, caller: Reader, context: Context) -> Readiness:
+@router.get("/readyz", dependencies=[READS], summary="What the API depends on", responses={503: {"model": Readiness}})
+async def readyz(response: Response, context: Context) -> Readiness:
     """Answers 503 while the database or the bus is away; a picture that is stale is told but is no reason to refuse."""
     checks = {"database": "ok", "bus": "ok" if context.bus.is_connected else "NATS is not connected"}
     try:
@@ -34,9 +34,14 @@ async def readyz(response: Response, caller: Reader, context: Context) -> Readin
     return Readiness(status="ready" if is_ready else "not ready", checks=checks)
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response,
-            responses={200: {"content": {"text/plain": {"example": "unisono_shard_devices{shard=\"0\"} 10000.0\n"}}}})
-async def metrics(request: Request, caller: Reader) -> Response:
+@router.get(
+    "/metrics",
+    dependencies=[READS],
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"example": 'unisono_shard_devices{shard="0"} 10000.0\n'}}}},
+)
+async def metrics(request: Request) -> Response:
     """Text exposition of this process; a scraper needs a key with scope read."""
     rendered = request.app.state.metrics
     assert isinstance(rendered, ApiMetrics)

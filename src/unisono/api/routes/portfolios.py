@@ -59,17 +59,32 @@ async def make_portfolio(
                 rule = "is the reference of a device that is enrolled already; name it under members"
                 raise InvalidInput(f"assets[{at}].partner_reference", one.partner_reference, rule)
         made = portfolios.create(
-            connection, caller.organisation_id, asked.name, now_ns, purpose=asked.purpose,
+            connection,
+            caller.organisation_id,
+            asked.name,
+            now_ns,
+            purpose=asked.purpose,
             partner_reference=asked.partner_reference or "",
             device_nos=[*member_nos, *(one.device_no for one in enrolled)],
-        )  # fmt: skip
-        note(connection, caller, now_ns, "portfolio.created", portfolio_id=made.portfolio_id, name=made.name,
-             n_devices=made.n_devices, n_declared=len(enrolled))  # fmt: skip
+        )
+        note(
+            connection,
+            caller,
+            now_ns,
+            "portfolio.created",
+            portfolio_id=made.portfolio_id,
+            name=made.name,
+            n_devices=made.n_devices,
+            n_declared=len(enrolled),
+        )
         assets = [
             DeclaredAsset(
-                device_id=one.device_id, site_id=one.site_id, partner_reference=one.partner_reference or None,
-                asset_type=asset.asset_type, lifecycle="declared",
-            )  # fmt: skip
+                device_id=one.device_id,
+                site_id=one.site_id,
+                partner_reference=one.partner_reference or None,
+                asset_type=asset.asset_type,
+                lifecycle="declared",
+            )
             for one, asset in zip(enrolled, asked.assets, strict=True)
         ]
         return PortfolioMade(**present.portfolio(made).model_dump(), assets=assets)
@@ -79,9 +94,13 @@ async def make_portfolio(
 
 @router.get("", summary="List portfolios")
 async def list_portfolios(
-    request: Request, response: Response, caller: Reader, context: Context, limit: Limit = LIMIT_DEFAULT,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[Portfolio]:  # fmt: skip
+) -> Page[Portfolio]:
     """In the order in which they were made."""
     after = decode_cursor(cursor, int)
     found = await context.run(
@@ -102,9 +121,13 @@ async def get_portfolio(portfolio_id: str, caller: Reader, context: Context) -> 
 
 @router.patch("/{portfolio_id}", response_model=Portfolio, summary="Rename a portfolio, let members in and out")
 async def change_portfolio(
-    portfolio_id: str, asked: PortfolioPatch, request: Request, caller: Enroller, context: Context,
+    portfolio_id: str,
+    asked: PortfolioPatch,
+    request: Request,
+    caller: Enroller,
+    context: Context,
     idempotency_key: IdempotencyKey = None,
-) -> Response:  # fmt: skip
+) -> Response:
     """Who is in already stays, who is not in leaves unnoticed; a dispatch under way follows with its next cycle."""
     check_id("portfolio", portfolio_id, "portfolio_id")
 
@@ -115,8 +138,16 @@ async def change_portfolio(
         changed = portfolios.change(
             connection, caller.organisation_id, portfolio_id, now_ns, name=asked.name, add=add, remove=remove
         )
-        note(connection, caller, now_ns, "portfolio.changed", portfolio_id=portfolio_id, n_asked_in=len(add),
-             n_asked_out=len(remove), n_devices=changed.n_devices)  # fmt: skip
+        note(
+            connection,
+            caller,
+            now_ns,
+            "portfolio.changed",
+            portfolio_id=portfolio_id,
+            n_asked_in=len(add),
+            n_asked_out=len(remove),
+            n_devices=changed.n_devices,
+        )
         return present.portfolio(changed)
 
     return await Once(context, caller, request, idempotency_key).answer(work, status=200)
@@ -143,18 +174,21 @@ async def get_status(portfolio_id: str, caller: Reader, context: Context) -> Por
 
 @router.get("/{portfolio_id}/events", summary="The portfolio's event log")
 async def list_events(
-    portfolio_id: str, request: Request, response: Response, caller: Reader, context: Context,
-    limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None,
-) -> Page[EventEntry]:  # fmt: skip
+    portfolio_id: str,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[EventEntry]:
     """Oldest first; each entry carries its place and hash in the chain. The last page gives no cursor: ask it again."""
     check_id("portfolio", portfolio_id, "portfolio_id")
     after = decode_cursor(cursor, int)
 
     def work(connection: Connection) -> Sequence[present.Row]:
         portfolios.get(connection, caller.organisation_id, portfolio_id)
-        return views.events(
-            connection, caller.organisation_id, portfolio_id=portfolio_id, after=after, limit=limit + 1
-        )
+        return views.events(connection, caller.organisation_id, portfolio_id=portfolio_id, after=after, limit=limit + 1)
 
     rows = await context.run(work)
     more = encode_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
@@ -180,9 +214,7 @@ def _declared(assets: Sequence[Asset]) -> list[NewDevice]:
     return new
 
 
-def _member_nos(
-    connection: Connection, caller: Caller, members: Sequence[str | DeviceFilter], field: str
-) -> list[int]:
+def _member_nos(connection: Connection, caller: Caller, members: Sequence[str | DeviceFilter], field: str) -> list[int]:
     """Return the numbers of the devices meant, ids and filters together; raises InvalidInput for an unknown id."""
     ids = {member: at for at, member in reversed(list(enumerate(members))) if isinstance(member, str)}
     try:

@@ -23,9 +23,13 @@ router = APIRouter(prefix="/v1", tags=["sites and gateways"], responses=PROBLEM_
 
 @router.get("/sites", summary="List sites")
 async def list_sites(
-    request: Request, response: Response, caller: Reader, context: Context, limit: Limit = LIMIT_DEFAULT,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[Site]:  # fmt: skip
+) -> Page[Site]:
     """Sites of the organisation, in the order in which they were enrolled."""
     after = decode_cursor(cursor, int)
     rows = await context.run(
@@ -44,9 +48,13 @@ async def get_site(site_id: str, caller: Reader, context: Context) -> Site:
 
 @router.get("/gateways", summary="List gateways")
 async def list_gateways(
-    request: Request, response: Response, caller: Reader, context: Context, limit: Limit = LIMIT_DEFAULT,
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[Gateway]:  # fmt: skip
+) -> Page[Gateway]:
     """Gateways of the organisation, in the order in which they were enrolled."""
     after = decode_cursor(cursor, int)
     found = await context.run(
@@ -66,9 +74,10 @@ async def get_gateway(gateway_id: str, caller: Reader, context: Context) -> Gate
 
 
 @router.post(
-    "/gateways/{gateway_id}/rotate-secret", response_model=GatewaySecret,
+    "/gateways/{gateway_id}/rotate-secret",
+    response_model=GatewaySecret,
     summary="Give a gateway a new secret, shown once",
-)  # fmt: skip
+)
 async def rotate_secret(
     gateway_id: str, request: Request, caller: Enroller, context: Context, idempotency_key: IdempotencyKey = None
 ) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Final
 
 import anyio
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import StreamingResponse
 
 from unisono.api import present, present_dispatch
-from unisono.api.auth import Caller, Reader, caller_of_token
+from unisono.api.auth import Reader, caller_of_token
 from unisono.api.context import ApiContext, Context
 from unisono.api.problems import Unauthenticated
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -33,13 +34,19 @@ EVENTS_PER_POLL: Final = 500
 _SSE_EXAMPLE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "Server-sent events without an end.",
-        "content": {"text/event-stream": {"example": 'event: status\nid: 17\ndata: {"dispatchable_capacity_kw": 5200.0}\n\n'}},
+        "content": {
+            "text/event-stream": {"example": 'event: status\nid: 17\ndata: {"dispatchable_capacity_kw": 5200.0}\n\n'}
+        },
     }
 }
 
 
-@router.get("/portfolios/{portfolio_id}", response_class=StreamingResponse, responses=_SSE_EXAMPLE,
-            summary="A portfolio's picture at each cycle")
+@router.get(
+    "/portfolios/{portfolio_id}",
+    response_class=StreamingResponse,
+    responses=_SSE_EXAMPLE,
+    summary="A portfolio's picture at each cycle",
+)
 async def stream_portfolio(portfolio_id: str, request: Request, caller: Reader, context: Context) -> StreamingResponse:
     """Event ``status``: as GET .../status without the enrolled sums; one at once, then one with each cycle."""
     check_id("portfolio", portfolio_id, "portfolio_id")
@@ -56,11 +63,15 @@ async def stream_portfolio(portfolio_id: str, request: Request, caller: Reader, 
             elif await context.picture.changed(version, PING_S) == version:
                 yield b": still here\n\n"
 
-    return _stream(request, context, caller, events())
+    return _stream(request, context, events())
 
 
-@router.get("/dispatches/{dispatch_id}", response_class=StreamingResponse, responses=_SSE_EXAMPLE,
-            summary="A dispatch's progress at each cycle")
+@router.get(
+    "/dispatches/{dispatch_id}",
+    response_class=StreamingResponse,
+    responses=_SSE_EXAMPLE,
+    summary="A dispatch's progress at each cycle",
+)
 async def stream_dispatch(dispatch_id: str, request: Request, caller: Reader, context: Context) -> StreamingResponse:
     """Event ``progress``: one shard's newest cycle; event ``end`` and the stream ends when the dispatch is over."""
     check_id("dispatch", dispatch_id, "dispatch_id")
@@ -82,16 +93,22 @@ async def stream_dispatch(dispatch_id: str, request: Request, caller: Reader, co
             elif await context.picture.changed(version, PING_S) == version:
                 yield b": still here\n\n"
 
-    return _stream(request, context, caller, events())
+    return _stream(request, context, events())
 
 
-@router.get("/events", response_class=StreamingResponse, responses=_SSE_EXAMPLE,
-            summary="The organisation's event log as it grows")
+@router.get(
+    "/events",
+    response_class=StreamingResponse,
+    responses=_SSE_EXAMPLE,
+    summary="The organisation's event log as it grows",
+)
 async def stream_events(
-    request: Request, caller: Reader, context: Context,
+    request: Request,
+    caller: Reader,
+    context: Context,
     portfolio_id: Annotated[str | None, Query(description="Only this portfolio's entries.")] = None,
     last_event_id: Annotated[str | None, Header(description="Go on after this seq; without it from now on.")] = None,
-) -> StreamingResponse:  # fmt: skip
+) -> StreamingResponse:
     """Event ``event``: one entry of the log, with its seq as id, so that a reconnecting client misses nothing."""
     if last_event_id is not None and not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise InvalidInput("Last-Event-ID", last_event_id, "must be a seq of the event log")
@@ -107,7 +124,13 @@ async def stream_events(
         silent_s = 0.0
         while True:
             rows = await context.run(
-                lambda c: views.events(c, caller.organisation_id, portfolio_id=portfolio_id or "", after=after, limit=EVENTS_PER_POLL)
+                partial(
+                    views.events,
+                    organisation_id=caller.organisation_id,
+                    portfolio_id=portfolio_id or "",
+                    after=after,
+                    limit=EVENTS_PER_POLL,
+                )
             )
             for row in rows:
                 after = row["seq"]
@@ -119,12 +142,10 @@ async def stream_events(
                     yield b": still here\n\n"
                 await anyio.sleep(EVENTS_POLL_S)
 
-    return _stream(request, context, caller, events())
+    return _stream(request, context, events())
 
 
-def _stream(
-    request: Request, context: ApiContext, caller: Caller, events: AsyncIterator[bytes]
-) -> StreamingResponse:
+def _stream(request: Request, context: ApiContext, events: AsyncIterator[bytes]) -> StreamingResponse:
     if context.n_streams >= STREAMS_MAX:
         raise TooMany("live streams", STREAMS_MAX, retry_after_s=10.0)
     token = request.headers["Authorization"].partition(" ")[2].strip()

@@ -40,8 +40,13 @@ class DispatchAsked(Asked):
         json_schema_extra={
             "examples": [
                 {
-                    "kind": "change_kw", "target_kw": 5000.0, "start": "2026-11-20T17:00:00Z",
-                    "end": "2026-11-20T17:30:00Z", "ramp_s": 60, "policy": "merit_order", "reason": "peak shaving",
+                    "kind": "change_kw",
+                    "target_kw": 5000.0,
+                    "start": "2026-11-20T17:00:00Z",
+                    "end": "2026-11-20T17:30:00Z",
+                    "ramp_s": 60,
+                    "policy": "merit_order",
+                    "reason": "peak shaving",
                 }
             ]
         }
@@ -76,8 +81,13 @@ class DispatchRevision(DispatchAsked):
         json_schema_extra={
             "examples": [
                 {
-                    "revision": 2, "kind": "change_kw", "target_kw": 4000.0, "start": "2026-11-20T17:00:00Z",
-                    "end": "2026-11-20T17:45:00Z", "ramp_s": 60, "reason": "market re-dispatch",
+                    "revision": 2,
+                    "kind": "change_kw",
+                    "target_kw": 4000.0,
+                    "start": "2026-11-20T17:00:00Z",
+                    "end": "2026-11-20T17:45:00Z",
+                    "ramp_s": 60,
+                    "reason": "market re-dispatch",
                 }
             ]
         }

@@ -21,8 +21,12 @@ class Asset(Asked):
     zip: Zip
     capacity_kwh: EnergyKwh | None = Field(default=None, description="Usable energy; required for bess.")
     max_discharge_kw: PowerKw | None = Field(default=None, description="Largest power into the grid.")
-    max_charge_kw: PowerKw | None = Field(default=None, description="Largest power out of the grid, as a positive number.")
-    partner_reference: Text | None = Field(default=None, description="Your own id; made up from the device's when left out.")
+    max_charge_kw: PowerKw | None = Field(
+        default=None, description="Largest power out of the grid, as a positive number."
+    )
+    partner_reference: Text | None = Field(
+        default=None, description="Your own id; made up from the device's when left out."
+    )
 
 
 class DeviceFilter(Asked):

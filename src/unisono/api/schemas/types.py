@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -43,7 +44,9 @@ def _text(value: str) -> str:
 
 def _asset_type(value: str) -> str:
     if value not in TECHNOLOGY_OF_ASSET_TYPE:
-        raise PydanticCustomError("asset_type", "must be one of {known}", {"known": ", ".join(TECHNOLOGY_OF_ASSET_TYPE)})
+        raise PydanticCustomError(
+            "asset_type", "must be one of {known}", {"known": ", ".join(TECHNOLOGY_OF_ASSET_TYPE)}
+        )
     return value
 
 
@@ -108,14 +111,14 @@ def instant_text(at_ns: int | None) -> str | None:
 
 def kw(power_w: float | None) -> float | None:
     """Return kW, or None when unknown or unbounded (JSON knows neither NaN nor infinity)."""
-    return None if power_w is None or power_w != power_w or abs(power_w) == float("inf") else kw_of_w(power_w)
+    return kw_of_w(power_w) if power_w is not None and math.isfinite(power_w) else None
 
 
 def kwh(energy_wh: float | None) -> float | None:
     """Return kWh, or None when unknown or unbounded."""
-    return None if energy_wh is None or energy_wh != energy_wh or abs(energy_wh) == float("inf") else kwh_of_wh(energy_wh)
+    return kwh_of_wh(energy_wh) if energy_wh is not None and math.isfinite(energy_wh) else None
 
 
 def finite(value: float | None) -> float | None:
     """Return ``value``, or None when it is NaN or infinite."""
-    return None if value is None or value != value or abs(value) == float("inf") else value
+    return value if value is not None and math.isfinite(value) else None

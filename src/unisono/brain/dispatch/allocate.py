@@ -25,7 +25,9 @@ KEEP_FRAC: Final = 0.5
 
 @part
 def _is_store(row: int, nameplate: Nameplate, picture: Picture) -> bool:
-    return bool(nameplate.energy_capacity_wh[row] > 0.0 and not math.isnan(picture.soc_frac[row]))
+    """Return whether the member can be levelled: a store of known charge that can run in between."""
+    is_smooth = nameplate.is_on_off[row] == 0
+    return bool(is_smooth and nameplate.energy_capacity_wh[row] > 0.0 and not math.isnan(picture.soc_frac[row]))
 
 
 @part

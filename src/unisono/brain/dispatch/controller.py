@@ -3,8 +3,8 @@
 With T the target as a change against the reference, P what pinned devices give (silent ones by the evidence of their
 leases, locked ones, those let go that have not heard of it), and G the smoothed gap between what the free ones were
 told and what they are believed to deliver, the free ones are asked for T + G - P. G is the loop's integrator: it holds
-as long as the gap lasts and is bounded. A device found out (suspect, refusing, silent without a lease) leaves the sums, and its
-share goes to the next in line; over-delivery makes G negative and is taken back.
+as long as the gap lasts and is bounded. A device found out (suspect, refusing, silent without a lease) leaves the sums,
+and its share goes to the next in line; over-delivery makes G negative and is taken back.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, 
     spec, sums = active.spec, active.sums
     change_w = _weighed_change_w(active, table, now_ns, mono_ns, config)
     due_frac = ramp_frac(spec, now_ns)
-    pinned_w = sums[_PINNED]
+    pinned_w = float(sums[_PINNED])
     bound_w = config.gap_max_frac * abs(change_w)
     active.gap_w += config.gap_gain * (float(sums[_GAP]) - active.gap_w)
     active.gap_w = min(max(active.gap_w, -bound_w), bound_w)

@@ -73,6 +73,9 @@ ANSWER_S: Final = 5.0
 ANSWER_LATENCIES: Final = 3.0
 # Below it the clear-sky ratio says nothing.
 DUSK_W_PER_M2: Final = 20.0
+# After so many repetitions a device that neither answers nor moves is let go.
+RESENT_MAX: Final = 6
+NO_ANSWER_YET: Final = 255
 _NS: Final = 1e-9
 _PV: Final = 1
 # Trust codes of devices that are not heard.
@@ -160,6 +163,14 @@ def _is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> b
 
 
 @part
+def _is_unanswered(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether the device has had its time to answer and neither did nor is seen to move."""
+    if leases.ack_code[row] != NO_ANSWER_YET or leases.move_mono_ns[row] < 0:
+        return False
+    return bool((mono_ns - leases.sent_mono_ns[row]) * _NS >= _answer_s(nameplate, row))
+
+
+@part
 def _mode(
     members: Members,
     k: int,
@@ -197,6 +208,10 @@ def _mode(
         return PINNED if is_held and (_is_alive(nameplate, leases, row, mono_ns) or is_on_its_way) else EXCLUDED
     if trust == 2 and not is_held:
         return EXCLUDED
+    if is_held and _is_unanswered(nameplate, leases, row, mono_ns):
+        # It keeps being told, and what it shows counts; its share goes to others.
+        sums[_SILENT] += 1.0
+        return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
     hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
     if hold_s <= 0.0:
         return EXCLUDED
@@ -294,7 +309,7 @@ def _leftover_w(
 
 @part
 def _count_held(
-    members: Members, k: int, nameplate: Nameplate, slots: Slots, picture: Picture, leases: Leases, sums: F8
+    members: Members, k: int, slots: Slots, picture: Picture, leases: Leases, sums: F8
 ) -> None:
     """Add a device that holds our lease to the four levels of truth and to the funnel."""
     row = members.row[k]
@@ -346,7 +361,7 @@ def weigh(
         credit_w, variance = 0.0, 0.0
         if is_held:
             credit_w, variance = _credit(members, k, mono_ns, nameplate, picture, leases)
-            _count_held(members, k, nameplate, slots, picture, leases, sums)
+            _count_held(members, k, slots, picture, leases, sums)
         elif leases.state[row] == 2 and leases.dispatch_no[row] == dispatch_no:
             credit_w = _leftover_w(members, k, mono_ns, nameplate, picture, leases)
             sums[_PINNED_W] += credit_w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from unisono.base.errors import Unavailable, UnisonoError
+from unisono.base.errors import InvalidInput, Unavailable, UnisonoError
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
 from unisono.main.demo.client import OperatorClient
 from unisono.main.demo.gather import fill_record
@@ -30,6 +31,10 @@ CALL_FRAC: Final = 0.60
 # A true picture: this share of devices fresh (a vendor cloud answers once a minute; some are slow at any time).
 PICTURE_FRAC: Final = 0.95
 PICTURE_TIMEOUT_S: Final = 90.0
+# References are means of what was seen: give them this long at the least.
+PICTURE_MIN_S: Final = 20.0
+# Says that a folder is a demonstration's own, and may be emptied by the next one.
+MARKER: Final = "demonstration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class DemoOptions:
 
 def run(options: DemoOptions, console: Console) -> int:
     """Run it; return 0 only if every check of the verdict is met."""
+    make_fresh(options.folder)
     plant = PlantProcess(options.folder)
     region: RegionProcess | None = None
     try:
@@ -67,6 +73,17 @@ def run(options: DemoOptions, console: Console) -> int:
         if region is not None:
             region.stop()
         plant.stop()
+
+
+def make_fresh(folder: Path) -> None:
+    """Empty what an earlier demonstration left; a folder that is not a demonstration's is refused."""
+    marker = folder / MARKER
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.is_file():
+            raise InvalidInput("--folder", str(folder), f"is not empty and not a demonstration's (no file {MARKER})")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def _play(options: DemoOptions, plant: PlantProcess, view: LiveView) -> tuple[RegionProcess, DemoRecord]:
@@ -150,7 +167,7 @@ def _form_portfolios(client: OperatorClient) -> list[dict[str, Any]]:
 
 def _await_picture(client: OperatorClient, portfolio_id: str, region: RegionProcess, view: LiveView) -> None:
     """Wait until most are fresh and the promise has stopped growing; a picture that stays partial is used as it is."""
-    until_s = time.monotonic() + PICTURE_TIMEOUT_S
+    began_s = time.monotonic()
     promises_kw: list[float] = []
 
     def is_true() -> bool:
@@ -160,7 +177,9 @@ def _await_picture(client: OperatorClient, portfolio_id: str, region: RegionProc
         promises_kw.append(status["dispatchable_capacity_kw"] or 0.0)
         view.show(bar=(fresh_frac, 1.0), fresh=f"{fresh_frac:.1%}", dispatchable_mw=f"{promises_kw[-1] / 1e3:.2f}")
         is_settled = len(promises_kw) > 3 and promises_kw[-1] <= 1.01 * statistics.mean(promises_kw[-4:-1])
-        return (fresh_frac >= PICTURE_FRAC and is_settled and promises_kw[-1] > 0) or time.monotonic() > until_s
+        seen_s = time.monotonic() - began_s
+        is_whole = fresh_frac >= PICTURE_FRAC and is_settled and promises_kw[-1] > 0 and seen_s >= PICTURE_MIN_S
+        return is_whole or seen_s > PICTURE_TIMEOUT_S
 
     wait_until(is_true, PICTURE_TIMEOUT_S + 30, "a true picture", every_s=1.0)
 

@@ -96,6 +96,8 @@ class LiveRegion:
                 progress=self._enrolling,
             )
             self._introduce(enrolled, telemetry)
+            # A cloud begins with what it has of every device; gateways on MQTT report at their devices' own pace.
+            self.devices.report_at_once(np.array(sorted(self.clouds), np.intp), self.now()[0])
             self.phase = "connecting"
             slots = asyncio.Semaphore(CONNECTING_AT_A_TIME)
             async with asyncio.TaskGroup() as tasks:

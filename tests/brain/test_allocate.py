@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from tests.fleet.builders import record, table_of
+from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair
+from unisono.brain.dispatch.members import FREE, Members, new_members
+from unisono.fleet.table import FleetTable
+from unisono.model.ratings import Ratings
+
+# reach, merit, on-off?, least power, state of charge, mode
+MEMBER = st.tuples(
+    st.floats(0, 5000, width=32),
+    st.integers(0, 5),
+    st.booleans(),
+    st.sampled_from([0.0, 1500.0]),
+    st.floats(0.0625, 0.9375, width=32),
+    st.sampled_from([0, 1, 1, 1]),
+)
+FLEET = st.lists(MEMBER, min_size=1, max_size=12)
+
+
+def build(fleet: list, *, all_smooth: bool = False, all_free: bool = False) -> tuple[FleetTable, Members]:
+    records = []
+    for k, (_, merit, is_on_off, least_w, _, _) in enumerate(fleet):
+        ratings = Ratings(
+            power_max_w=5000.0,
+            power_min_w=-5000.0,
+            energy_capacity_wh=10_000.0,
+            is_on_off=is_on_off and not all_smooth,
+            power_step_min_w=0.0 if all_smooth else least_w,
+        )
+        records.append(record(k + 1, merit_micros_per_kwh=merit, ratings=ratings))
+    table = table_of(*records)
+    members = new_members(np.arange(len(fleet), dtype=np.int32), table.nameplate, table.picture)
+    members.reach_w[:] = [m[0] for m in fleet]
+    members.mode[:] = [FREE if all_free else m[5] for m in fleet]
+    table.picture.soc_frac[: len(fleet)] = [m[4] for m in fleet]
+    return table, members
+
+
+def slow_merit_order(need_w: float, fleet: list) -> list[float]:
+    shares, left_w = [0.0] * len(fleet), need_w
+    for k in sorted(range(len(fleet)), key=lambda k: (fleet[k][1], k)):
+        reach_w, _, is_on_off, _, _, mode = fleet[k]
+        if mode != FREE or left_w <= 0.0:
+            continue
+        take_w = reach_w if is_on_off and left_w >= reach_w else 0.0 if is_on_off else min(reach_w, left_w)
+        shares[k] = take_w
+        left_w -= take_w
+    return shares
+
+
+@given(FLEET, st.floats(0, 40_000))
+def test_merit_order_agrees_with_its_slow_twin(fleet: list, need_w: float) -> None:
+    table, members = build(fleet)
+    left_w = merit_order(need_w, members, table.nameplate)
+    expected = slow_merit_order(need_w, fleet)
+    assert members.share_w.tolist() == pytest.approx(expected, abs=0.01)
+    assert left_w == pytest.approx(need_w - sum(expected), abs=0.05)
+
+
+@given(FLEET, st.floats(0, 40_000))
+def test_pro_rata_gives_everyone_the_same_part(fleet: list, need_w: float) -> None:
+    table, members = build(fleet, all_smooth=True)
+    pro_rata(need_w, members, table.nameplate)
+    reach_w = np.where(members.mode == FREE, members.reach_w, 0.0).astype(float)
+    part = min(1.0, need_w / reach_w.sum()) if reach_w.sum() > 0 else 0.0
+    assert members.share_w.tolist() == pytest.approx((part * reach_w).tolist(), abs=0.01)
+
+
+@given(FLEET, st.floats(0, 40_000), st.sampled_from([1, -1]))
+def test_soc_fair_levels_the_stores(fleet: list, need_w: float, sign: int) -> None:
+    """The slow twin is a bisection on the level."""
+    table, members = build(fleet, all_smooth=True, all_free=True)
+    soc_fair(need_w, sign, members, table.nameplate, table.picture)
+    reach_w = members.reach_w.astype(float)
+    soc = sign * np.array([m[4] for m in fleet])
+    low, high = -3.0, 3.0
+    for _ in range(100):
+        level = (low + high) / 2
+        given_w = np.clip((soc - level) * 10_000.0, 0.0, reach_w)
+        low, high = (level, high) if given_w.sum() > min(need_w, reach_w.sum()) else (low, level)
+    assert members.share_w.tolist() == pytest.approx(given_w.tolist(), abs=1.5)
+
+
+@given(FLEET, st.floats(0, 40_000), st.sampled_from(["merit_order", "pro_rata", "soc_fair"]), st.sampled_from([1, -1]))
+def test_no_policy_breaks_a_device_and_all_come_close(fleet: list, need_w: float, policy: str, sign: int) -> None:
+    table, members = build(fleet)
+    members.reach_w[members.reach_w < 1500.0] = 0.0
+    if policy == "merit_order":
+        merit_order(need_w, members, table.nameplate)
+    elif policy == "pro_rata":
+        pro_rata(need_w, members, table.nameplate)
+    else:
+        soc_fair(need_w, sign, members, table.nameplate, table.picture)
+    snap(sign, members, table.nameplate)
+    left_w = repair(sign, need_w, members, table.nameplate)
+    n = len(fleet)
+    share_w, reach_w = members.share_w, members.reach_w
+    assert (share_w[members.mode != FREE] == 0.0).all()
+    assert (share_w >= 0.0).all()
+    assert (share_w <= reach_w + 0.01).all()
+    is_on_off = table.nameplate.is_on_off[:n] == 1
+    assert np.isin(share_w[is_on_off], np.append(reach_w[is_on_off], 0.0)).all()
+    least_w = table.nameplate.power_step_min_w[:n]
+    assert ((share_w == 0.0) | (share_w >= least_w - 0.01) | is_on_off).all()
+    free_w = float(reach_w[members.mode == FREE].astype(float).sum())
+    # What can't be matched is less than the coarsest device, or there is no more to give.
+    assert abs(left_w) <= 5000.0 or left_w == pytest.approx(need_w - free_w, abs=1.0)
+    assert left_w == pytest.approx(need_w - share_w.astype(float).sum(), abs=0.1)
+
+
+def test_ties_in_merit_go_to_the_older_device() -> None:
+    table, members = build([(1000.0, 1, False, 0.0, 0.5, 1)] * 3)
+    merit_order(1500.0, members, table.nameplate)
+    assert members.share_w.tolist() == [1000.0, 500.0, 0.0]
