@@ -56,7 +56,7 @@ def test_refill_time_is_the_longest_gap_and_none_if_it_never_closed() -> None:
 
 def test_the_page_needs_nothing_from_outside_and_escapes_what_it_shows() -> None:
     record = record_with([1000.0, 990.0])
-    record.by_technology = [Share("<bess>", 3, 2, 10.0, 11.0)]
+    record.by_technology = [Share("<bess>", 3, 2, 10.0, 11.0, 12.0)]
     record.checks = judge(record, is_log_whole=True, n_acknowledged_lost=0)
     page = html_report(record)
     assert "&lt;bess&gt;" in page

@@ -160,7 +160,8 @@ class Sites(NamedTuple):
     site_no: Annotated[I4, "", -1, "the site's integer for life"]
     export_limit_w: Annotated[F4, "W", INF, "most power into the grid of all its devices together"]
     import_limit_w: Annotated[F4, "W", -INF, "least (negative) power of all its devices together"]
-    power_w: Annotated[F8, "W", 0.0, "sum of its devices' expected powers"]
+    high_w: Annotated[F8, "W", 0.0, "sum of its devices' powers as expected or told, whichever is more"]
+    low_w: Annotated[F8, "W", 0.0, "sum of its devices' powers as expected or told, whichever is less"]
     up_w: Annotated[F8, "W", 0.0, "sum of what its devices could add"]
     down_w: Annotated[F8, "W", 0.0, "sum of what its devices could take away"]
 

@@ -226,7 +226,8 @@ def _share(could_w: float, all_could_w: float, room_w: float) -> float:
 def _share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
     """Let the devices of each limited site share what its connection point has left."""
     for site in range(n_sites):
-        sites.power_w[site] = 0.0
+        sites.high_w[site] = 0.0
+        sites.low_w[site] = 0.0
         sites.up_w[site] = 0.0
         sites.down_w[site] = 0.0
     for row in range(n):
@@ -234,20 +235,25 @@ def _share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, pictu
         if math.isnan(at_w):
             continue
         site = nameplate.site[row]
-        sites.power_w[site] += at_w
-        sites.up_w[site] += max(0.0, picture.high_w[row] - at_w)
-        sites.down_w[site] += max(0.0, at_w - picture.low_w[row])
+        told_w = leases.setpoint_w[row] if leases.state[row] == 1 else at_w
+        most_w, least_w = max(at_w, told_w), min(at_w, told_w)
+        sites.high_w[site] += most_w
+        sites.low_w[site] += least_w
+        sites.up_w[site] += max(0.0, picture.high_w[row] - most_w)
+        sites.down_w[site] += max(0.0, least_w - picture.low_w[row])
     for row in range(n):
         site = nameplate.site[row]
-        at_w = float(leases.expected_w[row])
+        at_w = leases.expected_w[row]
         if math.isnan(at_w):
             continue
-        room_w = sites.export_limit_w[site] - sites.power_w[site]
-        if sites.up_w[site] > room_w and picture.high_w[row] > at_w:
-            picture.high_w[row] = at_w + _share(picture.high_w[row] - at_w, sites.up_w[site], room_w)
-        room_w = sites.power_w[site] - sites.import_limit_w[site]
-        if sites.down_w[site] > room_w and picture.low_w[row] < at_w:
-            picture.low_w[row] = at_w - _share(at_w - picture.low_w[row], sites.down_w[site], room_w)
+        told_w = leases.setpoint_w[row] if leases.state[row] == 1 else at_w
+        most_w, least_w = float(max(at_w, told_w)), float(min(at_w, told_w))
+        room_w = sites.export_limit_w[site] - sites.high_w[site]
+        if sites.up_w[site] > room_w and picture.high_w[row] > most_w:
+            picture.high_w[row] = most_w + _share(picture.high_w[row] - most_w, sites.up_w[site], room_w)
+        room_w = sites.low_w[site] - sites.import_limit_w[site]
+        if sites.down_w[site] > room_w and picture.low_w[row] < least_w:
+            picture.low_w[row] = least_w - _share(least_w - picture.low_w[row], sites.down_w[site], room_w)
 
 
 @column_kernel(

@@ -102,4 +102,4 @@ def decode_answer(payload: bytes) -> Answer:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise NotImplementedError(f"{type(value).__name__} has no place in an answer")
+    raise TypeError(f"{type(value).__name__} has no place in an answer")

@@ -179,12 +179,12 @@ def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
 
 
 def _pass_gates(state: PlantState, now_ns: int) -> None:
-    """Run the gates over the wanted setpoints; say what they trimmed when that changes."""
+    """Run the gates over the wanted setpoints; say so when they begin to trim for a reason."""
     trimmed: dict[str, int] = {}
     if state.dispatches:
         for gate in GATES:
             trimmed |= gate(state.fleet, state.config.cycle_s)
-    if trimmed and trimmed != state.trimmed:
+    if trimmed.keys() - state.trimmed.keys():
         body: dict[str, object] = dict(trimmed)
         state.pending_log.append(LogEntry(at_ns=now_ns, kind=TRIMMED, organisation_id="", body=body))
     state.trimmed = trimmed

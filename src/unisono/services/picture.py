@@ -211,7 +211,7 @@ async def ask(bus: Asker, shard: int, query: Query, timeout_s: float = QUERY_TIM
     try:
         payload = await bus.request(subjects.query(shard), encode_query(query), timeout_s=timeout_s)
     except Unavailable as away:
-        raise Unavailable("realtime", f"no answer within {timeout_s:g} s ({away.why})") from away
+        raise Unavailable("realtime", f"it does not answer ({away.why})") from away
     try:
         answer = decode_answer(payload)
     except msgspec.DecodeError as foreign:

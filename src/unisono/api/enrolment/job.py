@@ -29,7 +29,7 @@ from unisono.store.jobs import Job, RowError
 log = logging.getLogger(__name__)
 
 KIND: Final = "enrolment"
-# One worker in the whole platform, whatever process it lives in: so a new one goes on where a dead one stopped, at once.
+# One worker in the whole platform, whatever its process: so a new one goes on at once where a dead one stopped.
 WORKER: Final = "enrolment"
 # Any number, the same for all; held for as long as a job is worked on.
 WORKER_LOCK: Final = 7_233_004
@@ -116,6 +116,7 @@ class EnrolmentWorker:
                 claimed = jobs.claim(connection, WORKER, self._context.clock.wall_ns(), KIND)
             if claimed is None:
                 return False
+            log.info("enrolling", extra={"job_id": claimed[0].job_id, "instance": self._context.instance})
             self._work_through(*claimed)
         return True
 

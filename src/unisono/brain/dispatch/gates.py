@@ -93,7 +93,7 @@ def trim_physics(
 ) -> None:
     """Trim wanted setpoints to what device and connection point allow; ``counts`` follow PHYSICS_REASONS."""
     for site in range(n_sites):
-        sites.power_w[site] = 0.0
+        sites.high_w[site] = 0.0
         sites.up_w[site] = 0.0
         sites.down_w[site] = 0.0
     for row in range(n):
@@ -103,16 +103,16 @@ def trim_physics(
             change_w = leases.wanted_w[row] - leases.wanted_reference_w[row]
             sites.up_w[site] += max(0.0, float(change_w))
             sites.down_w[site] += max(0.0, -float(change_w))
-        sites.power_w[site] += _planned_w(row, leases)
+        sites.high_w[site] += _planned_w(row, leases)
     for row in range(n):
         if leases.wanted_no[row] < 0:
             continue
         site = nameplate.site[row]
-        over_w = sites.power_w[site] - sites.export_limit_w[site]
+        over_w = sites.high_w[site] - sites.export_limit_w[site]
         if over_w > ROUNDING_W and sites.up_w[site] > 0.0:
             counts[_EXPORT] += _trim_site(row, over_w, sites.up_w[site], 1, nameplate, leases)
             continue
-        over_w = sites.import_limit_w[site] - sites.power_w[site]
+        over_w = sites.import_limit_w[site] - sites.high_w[site]
         if over_w > ROUNDING_W and sites.down_w[site] > 0.0:
             counts[_IMPORT] += _trim_site(row, over_w, sites.down_w[site], -1, nameplate, leases)
 

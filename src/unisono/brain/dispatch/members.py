@@ -73,6 +73,8 @@ ANSWER_S: Final = 5.0
 ANSWER_LATENCIES: Final = 3.0
 # Below it the clear-sky ratio says nothing.
 DUSK_W_PER_M2: Final = 20.0
+# A command that takes longer than two cycles to arrive is not believed before it is answered.
+QUICK_S: Final = 8.0
 # After so many repetitions a device that neither answers nor moves is let go.
 RESENT_MAX: Final = 6
 NO_ANSWER_YET: Final = 255
@@ -163,11 +165,33 @@ def _is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> b
 
 
 @part
+def _is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether an unanswered command may be taken as followed: just sent, to a device that is reached at once.
+
+    What goes through a slow cloud counts bit by bit until it is answered; others stand in for the rest.
+    """
+    is_quick = nameplate.latency_s[row] <= QUICK_S
+    return bool(is_quick and (mono_ns - leases.sent_mono_ns[row]) * _NS < _answer_s(nameplate, row))
+
+
+@part
+def _followed_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> float:
+    """Return how likely an unanswered command has arrived: a cloud that polls passes it on at any instant of its pause.
+
+    Once the time to answer is over, silence says that it has not.
+    """
+    since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
+    if since_s >= _answer_s(nameplate, row):
+        return 0.0
+    return min(1.0, since_s / max(float(nameplate.latency_s[row]), 0.1))
+
+
+@part
 def _is_unanswered(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
-    """Return whether the device has had its time to answer and neither did nor is seen to move."""
+    """Return whether its command is neither answered nor seen to act, and can't be taken for on its way."""
     if leases.ack_code[row] != NO_ANSWER_YET or leases.move_mono_ns[row] < 0:
         return False
-    return bool((mono_ns - leases.sent_mono_ns[row]) * _NS >= _answer_s(nameplate, row))
+    return not _is_on_its_way(nameplate, leases, row, mono_ns)
 
 
 @part
@@ -209,8 +233,9 @@ def _mode(
     if trust == 2 and not is_held:
         return EXCLUDED
     if is_held and _is_unanswered(nameplate, leases, row, mono_ns):
-        # It keeps being told, and what it shows counts; its share goes to others.
-        sums[_SILENT] += 1.0
+        # It keeps being told, and what it shows counts; its share goes to others until it answers.
+        is_late = (mono_ns - leases.sent_mono_ns[row]) * _NS >= _answer_s(nameplate, row)
+        sums[_SILENT] += 1.0 if is_late else 0.0
         return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
     hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
     if hold_s <= 0.0:
@@ -279,13 +304,14 @@ def _credit(
     wait_s = settle_s(nameplate, row, held_w, picture.source[row])
     if is_heard and (picture.received_mono_ns[row] - sent_ns) * _NS >= wait_s:
         return power_w - reference_w, sd_w * sd_w
-    is_acknowledged = leases.acked_seq[row] == leases.seq[row]
-    is_believed = is_acknowledged or (mono_ns - sent_ns) * _NS < _answer_s(nameplate, row)
+    is_believed = leases.acked_seq[row] == leases.seq[row] or _is_on_its_way(nameplate, leases, row, mono_ns)
     if is_heard:
         if is_believed:
             on_its_way_w = float(leases.expected_w[row]) - reference_w
             return on_its_way_w, sd_w * sd_w + held_w * held_w * record * (1.0 - record)
-        return power_w - reference_w, sd_w * sd_w + 0.25 * held_w * held_w
+        followed = record * _followed_frac(nameplate, leases, row, mono_ns)
+        on_its_way_w = power_w - reference_w + followed * (held_w - power_w + reference_w)
+        return on_its_way_w, sd_w * sd_w + held_w * held_w * (followed * (1.0 - followed) + 0.05)
     doubt_w = (1.0 - 0.5 * record) * abs(held_w)
     if is_believed or _is_alive(nameplate, leases, row, mono_ns):
         return record * held_w, held_w * held_w * record * (1.0 - record) + sd_w * sd_w
@@ -303,8 +329,11 @@ def _leftover_w(
     if (picture.received_mono_ns[row] - sent_ns) * _NS >= settle_s(nameplate, row, change_w, picture.source[row]):
         is_still_there = abs(picture.power_w[row] - leases.setpoint_w[row]) <= 0.1 * abs(change_w)
         return float(picture.power_w[row] - members.reference_w[k]) if is_still_there else 0.0
-    is_silent = picture.trust[row] in (_UNKNOWN, _SILENT_TRUST)
-    return change_w if is_silent and _is_alive(nameplate, leases, row, mono_ns) else 0.0
+    if picture.trust[row] in (_UNKNOWN, _SILENT_TRUST):
+        return change_w if _is_alive(nameplate, leases, row, mono_ns) else 0.0
+    # A slow cloud may not have passed it on yet.
+    left_frac = 0.0 if nameplate.latency_s[row] <= QUICK_S else 1.0 - _followed_frac(nameplate, leases, row, mono_ns)
+    return left_frac * float(picture.power_w[row] - members.reference_w[k])
 
 
 @part

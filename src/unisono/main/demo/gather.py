@@ -10,6 +10,7 @@ from unisono.main.demo.children import RegionProcess
 from unisono.main.demo.client import OperatorClient
 from unisono.main.demo.record import DemoRecord, Series, Share
 from unisono.main.demo.verdict import judge, refill_time_s
+from unisono.model.technology import Technology
 from unisono.model.totals import COUNTER_NAMES
 
 # A shortfall counts as one when it is more than this share of the target.
@@ -31,7 +32,7 @@ def fill_record(
     record.portfolios = [_portfolio(client, portfolio) for portfolio in portfolios]
     record.ingest = _ingest(client)
     ledger = region.ask_truth()
-    _fill_ledger(record, ledger, start_ns)
+    _fill_ledger(record, ledger, start_ns, dispatch["estimated_w_of_technology"])
     log = client.get("/v1/log/verification")
     record.log_entries, record.log_head = int(log["n_entries"]), str(log["head"])
     n_acknowledged = int(ledger["counters"].get("readings_acknowledged", 0))
@@ -70,24 +71,35 @@ def _fill_outcomes(record: DemoRecord, cycles: list[dict[str, Any]], start_ns: i
         record.n_refilled = sum(int(cycle["funnel"]["refilled"]) for cycle in in_hold)
 
 
-def _fill_ledger(record: DemoRecord, ledger: dict[str, Any], start_ns: int) -> None:
+def estimate_by_technology(client: OperatorClient) -> dict[str, float]:
+    """Return what the platform believes that each technology delivers now, in W; called devices only."""
+    estimates_w: dict[str, float] = {}
+    for technology in Technology:
+        states = client.pages("/v1/devices/states", asset_type=technology.asset_type, limit=1000)
+        called = [state for state in states if state["dispatch_no"] is not None and state["power_kw"] is not None]
+        delivered_kw = sum(state["power_kw"] - (state["reference_kw"] or 0.0) for state in called)
+        estimates_w[technology.asset_type] = delivered_kw * 1e3
+    return estimates_w
+
+
+def _fill_ledger(
+    record: DemoRecord, ledger: dict[str, Any], start_ns: int, estimated_w_of_technology: dict[str, float]
+) -> None:
     at_s = [(at_ns - start_ns) / NS_PER_S for at_ns in ledger["interval_start_ns"]]
     shown = [i for i, s in enumerate(at_s) if s >= -12.0]
     record.true = Series([at_s[i] for i in shown], [float(ledger["delivered_w"][i]) for i in shown])
     record.violations = {name: int(n) for name, n in ledger["n_violations"].items()}
-    held = [i for i, s in enumerate(at_s) if record.hold_start_s <= s < record.hold_end_s]
-    record.by_technology = [
-        Share(
-            name,
-            int(n["n_devices"]),
-            int(n["n_called"]),
-            _mean([ledger["delivered_w_by_technology"][name][i] for i in held]),
+    looked_at = max((i for i in shown if at_s[i] <= record.looked_at_s), default=None)
+    for name, share in ledger["by_technology"].items():
+        lines = ledger["delivered_w_by_technology"][name]
+        true_w = None if looked_at is None else float(lines[looked_at])
+        estimated_w = estimated_w_of_technology.get(name, 0.0)
+        record.by_technology.append(
+            Share(name, share["n_devices"], share["n_called"], share["delivered_wh"], estimated_w, true_w)
         )
-        for name, n in ledger["by_technology"].items()
-    ]
     record.by_domain = [
-        Share(name, int(n["n_devices"]), int(n["n_called"]), float(n["delivered_wh"]) * 3600.0 / 180.0)
-        for name, n in ledger["by_vendor"].items()
+        Share(name, share["n_devices"], share["n_called"], share["delivered_wh"])
+        for name, share in ledger["by_vendor"].items()
     ]
     record.misbehaviour = dict(ledger["faults"])
 
@@ -105,7 +117,3 @@ def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, o
 def _ingest(client: OperatorClient) -> dict[str, int]:
     counted = client.get("/v1/ingest/counters")["totals"]
     return {name: int(counted[name]) for name in COUNTER_NAMES}
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

@@ -15,13 +15,17 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """One row of a breakdown (a technology or a failure domain); powers in W as means over the hold."""
+    """One row of a breakdown (a technology or a failure domain).
+
+    ``true_wh`` is what the region's meters say of the whole dispatch; the powers, in W, are of one instant in the hold.
+    """
 
     name: str
     n_devices: int
     n_called: int
-    estimated_w: float
-    true_w: float
+    true_wh: float
+    estimated_w: float | None = None
+    true_w: float | None = None
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -56,6 +60,8 @@ class DemoRecord(msgspec.Struct, kw_only=True):
     funnel: dict[str, int] = {}
     n_refilled: int = 0
     refill_s: float | None = None
+    # Seconds from the start at which the powers of by_technology were looked at.
+    looked_at_s: float = 0.0
     by_technology: list[Share] = []
     by_domain: list[Share] = []
     ingest: dict[str, int] = {}

@@ -15,6 +15,7 @@ from unisono.main.demo.record import DemoRecord, Share
 from unisono.main.demo.verdict import hold_energy_error_frac
 
 FUNNEL_STEPS = ("targeted", "sent", "acknowledged", "moving", "delivered")
+SHARE_HEADS = ["", "devices", "called", "delivered kWh (region's meters)"]
 FUNNEL_ASIDE = ("opted_out", "refused", "silent", "suspect")
 
 
@@ -26,11 +27,9 @@ def terminal_report(record: DemoRecord) -> RenderableType:
     funnel = _table("Devices", ["", "count"])
     for step in (*FUNNEL_STEPS, *FUNNEL_ASIDE):
         funnel.add_row(step.replace("_", " "), f"{record.funnel.get(step, 0):,}")
-    shares = _table("By technology and failure domain", ["", "devices", "called", "estimate MW", "true MW"])
+    shares = _table("By technology and failure domain", SHARE_HEADS)
     for share in [*record.by_technology, *record.by_domain]:
-        shares.add_row(
-            share.name, f"{share.n_devices:,}", f"{share.n_called:,}", _mw(share.estimated_w), _mw(share.true_w)
-        )
+        shares.add_row(*_share(share))
     ingest = _table("Readings", ["", "count"])
     for name, n in record.ingest.items():
         ingest.add_row(name.replace("_", " "), f"{n:,}")
@@ -69,7 +68,7 @@ def html_report(record: DemoRecord) -> str:
         _section(("Power", power + _rows(["", "MW"], [[name, _mw(w)] for name, w in _powers(record)]))),
         _section(("From targeted to delivered", funnel_chart(steps)), ("Set aside", funnel_chart(aside))),
         _section(("Shortfall and refill", f"<p>{escape(_refill(record))}</p>{shortfall}")),
-        _section(("By technology", _shares(record.by_technology)), ("By failure domain", _shares(record.by_domain))),
+        _section(*_shares(record)),
         _section(("Readings", _counts(record.ingest)), ("What went wrong on purpose", _counts(record.misbehaviour))),
         _section(("Portfolios", _portfolios(record)), ("Phases, in seconds", _counts(record.phase_s))),
     ]
@@ -142,9 +141,17 @@ def _portfolios(record: DemoRecord) -> str:
     return _rows(["name", "devices", "enrolled MW", "dispatchable MW"], rows)
 
 
-def _shares(shares: list[Share]) -> str:
-    cells = [[s.name, f"{s.n_devices:,}", f"{s.n_called:,}", _mw(s.estimated_w), _mw(s.true_w)] for s in shares]
-    return _rows(["", "devices", "called", "estimate MW", "true MW"], cells)
+def _shares(record: DemoRecord) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the two breakdowns, each with its title."""
+    technologies = [[*_share(s), _mw(s.estimated_w), _mw(s.true_w)] for s in record.by_technology]
+    at = f"at {record.looked_at_s:.0f} s"
+    heads = [*SHARE_HEADS, f"estimate MW {at}", f"true MW {at}"]
+    domains = [_share(s) for s in record.by_domain]
+    return (("By technology", _rows(heads, technologies)), ("By failure domain (vendor)", _rows(SHARE_HEADS, domains)))
+
+
+def _share(share: Share) -> list[str]:
+    return [share.name, f"{share.n_devices:,}", f"{share.n_called:,}", f"{share.true_wh / 1e3:,.1f}"]
 
 
 def _rows(heads: list[str], rows: list[list[str]]) -> str:
@@ -165,5 +172,5 @@ def _table(title: str, heads: list[str]) -> Table:
     return table
 
 
-def _mw(power_w: float) -> str:
-    return f"{power_w / 1e6:.3f}"
+def _mw(power_w: float | None) -> str:
+    return "" if power_w is None else f"{power_w / 1e6:.3f}"

@@ -16,7 +16,7 @@ from rich.console import Console
 from unisono.base.errors import InvalidInput, Unavailable, UnisonoError
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
 from unisono.main.demo.client import OperatorClient
-from unisono.main.demo.gather import fill_record
+from unisono.main.demo.gather import estimate_by_technology, fill_record
 from unisono.main.demo.record import DemoRecord
 from unisono.main.demo.report import html_report, terminal_report
 from unisono.main.demo.view import LiveView
@@ -28,6 +28,8 @@ EVENT_S: Final = 180.0
 LEAD_S: Final = 8.0
 # The call: this share of what the region knows to be deliverable.
 CALL_FRAC: Final = 0.60
+# When devices are looked at one by one: late in the hold, with every fault at work.
+LOOK_AT_S: Final = 130.0
 # A true picture: this share of devices fresh (a vendor cloud answers once a minute; some are slow at any time).
 PICTURE_FRAC: Final = 0.95
 PICTURE_TIMEOUT_S: Final = 90.0
@@ -110,7 +112,7 @@ def _play(options: DemoOptions, plant: PlantProcess, view: LiveView) -> tuple[Re
         _await_picture(client, portfolios[0]["portfolio_id"], region, view)
         view.phase("calling for power")
         dispatch = _call(client, portfolios[0]["portfolio_id"], region, record)
-        _follow(client, dispatch, region, view)
+        dispatch["estimated_w_of_technology"] = _follow(client, dispatch, region, record, view)
         view.phase("settling the books")
         fill_record(record, client, dispatch, portfolios, region)
     except BaseException:
@@ -206,31 +208,42 @@ def _call(client: OperatorClient, portfolio_id: str, region: RegionProcess, reco
     return accepted | {"start_s": time.monotonic() + LEAD_S, "start_at": start}
 
 
-def _follow(client: OperatorClient, dispatch: dict[str, Any], region: RegionProcess, view: LiveView) -> None:
-    """Show the dispatch until it has ended; let the world misbehave from the hold's beginning."""
+def _follow(
+    client: OperatorClient, dispatch: dict[str, Any], region: RegionProcess, record: DemoRecord, view: LiveView
+) -> dict[str, float]:
+    """Show the dispatch until it has ended; let the world misbehave from the hold's beginning.
+
+    Return the platform's estimate by technology, as seen late in the hold.
+    """
     has_misbehaved = False
+    estimates_w: dict[str, float] = {}
     while True:
         region.check()
         at_s = time.monotonic() - dispatch["start_s"]
         if at_s >= RAMP_S and not has_misbehaved:
             region.tell(do="misbehave")
             has_misbehaved = True
-        progress = client.get(f"/v1/vpp/dispatches/{dispatch['dispatch_id']}")
-        shown = progress["progress"][0] if progress["progress"] else {}
-        funnel = shown.get("funnel", {})
-        view.show(
-            bar=(at_s, EVENT_S),
-            stage=_stage(at_s),
-            target_mw=f"{shown.get('target_kw', 0) / 1e3:.2f}",
-            estimate_mw=f"{shown.get('delivered_kw', 0) / 1e3:.2f} +- {shown.get('delivered_sd_kw', 0) / 1e3:.2f}",
-            region_meters_mw=f"{region.status.get('true_delivered_w', 0) / 1e6:.2f}",
-            funnel=" > ".join(
-                f"{funnel.get(step, 0)} {step}" for step in ("targeted", "sent", "acknowledged", "moving", "delivered")
-            ),
-        )
+        if at_s >= LOOK_AT_S and not estimates_w:
+            record.looked_at_s = at_s
+            estimates_w = estimate_by_technology(client)
+        _show_progress(client.get(f"/v1/vpp/dispatches/{dispatch['dispatch_id']}"), region, view, at_s)
         if at_s > EVENT_S + 5.0:
-            return
+            return estimates_w
         time.sleep(1.0)
+
+
+def _show_progress(found: dict[str, Any], region: RegionProcess, view: LiveView, at_s: float) -> None:
+    shown = found["progress"][0] if found["progress"] else {}
+    funnel = shown.get("funnel", {})
+    steps = ("targeted", "sent", "acknowledged", "moving", "delivered")
+    view.show(
+        bar=(at_s, EVENT_S),
+        stage=_stage(at_s),
+        target_mw=f"{shown.get('target_kw', 0) / 1e3:.2f}",
+        estimate_mw=f"{shown.get('delivered_kw', 0) / 1e3:.2f} +- {shown.get('delivered_sd_kw', 0) / 1e3:.2f}",
+        region_meters_mw=f"{region.status.get('true_delivered_w', 0) / 1e6:.2f}",
+        funnel=" > ".join(f"{funnel.get(step, 0)} {step}" for step in steps),
+    )
 
 
 def _stage(at_s: float) -> str:
