@@ -1,18 +1,18 @@
 """The one map of what flows where. Device-facing subjects are MQTT topics with dots for slashes.
 
-    readings.<shard>            stream READINGS   ReadingBatch | AckBatch      fronts -> realtime, historian
-    registry.<shard>            stream REGISTRY   RegistryBatch (MessagePack)  outbox -> realtime, fronts (kept whole)
-    requests.<shard>            stream REQUESTS   Dispatch | OptOutChange      outbox -> realtime
-    commands.<shard>.<epoch>    stream COMMANDS   CommandFrames                realtime -> fronts, historian
-    outcomes.<shard>.<epoch>    stream OUTCOMES   OutcomeBatch (MessagePack)   realtime -> recorder
-    totals.<shard>              core              ShardTotals (MessagePack)    realtime -> web, each cycle
-    counters.<role>.<instance>  core              IngestCounters (MessagePack) fronts -> web, every 2 s
-    query.<shard>               request/reply     realtime answers web (MessagePack)
+readings.<shard>            stream READINGS   ReadingBatch | AckBatch      fronts -> realtime, historian
+registry.<shard>            stream REGISTRY   RegistryBatch (MessagePack)  outbox -> realtime, fronts (kept whole)
+requests.<shard>            stream REQUESTS   Dispatch | OptOutChange      outbox -> realtime
+commands.<shard>.<epoch>    stream COMMANDS   CommandFrames                realtime -> fronts, historian
+outcomes.<shard>.<epoch>    stream OUTCOMES   OutcomeBatch (MessagePack)   realtime -> recorder
+totals.<shard>              core              ShardTotals (MessagePack)    realtime -> web, each cycle
+counters.<role>.<instance>  core              IngestCounters (MessagePack) fronts -> web, every 2 s
+query.<shard>               request/reply     realtime answers web (MessagePack)
 
-    u.<gateway>.<device>.t      one reading, JSON, QoS 0 or 1       c.<gateway>.f   command frame
-    u.<gateway>.b               batch with sequence, JSON           c.<gateway>.r   lease renewal
-    u.<gateway>.p               batch with sequence, packed         c.<gateway>.s   receipt {"through_seq": n}
-    u.<gateway>.a               acknowledgements, JSON
+u.<gateway>.<device>.t      one reading, JSON, QoS 0 or 1       c.<gateway>.f   command frame
+u.<gateway>.b               batch with sequence, JSON           c.<gateway>.r   lease renewal
+u.<gateway>.p               batch with sequence, packed         c.<gateway>.s   receipt {"through_seq": n}
+u.<gateway>.a               acknowledgements, JSON
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Stream:
     age_max_s: int
 
 
-# Bounds: at 10,000 devices with 10 s telemetry READINGS takes some 60 kB/s; two GiB are nine hours of an absent historian.
+# Bounds: at 10,000 devices with 10 s telemetry READINGS takes some 60 kB/s;
+# two GiB are nine hours of an absent historian.
 STREAMS: Final = (
     Stream("READINGS", ("readings.*",), 2048 * MIB, 24 * 3600),
     Stream("REGISTRY", ("registry.*",), 2048 * MIB, 0),

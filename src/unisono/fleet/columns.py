@@ -160,8 +160,10 @@ class Sites(NamedTuple):
     site_no: Annotated[I4, "", -1, "the site's integer for life"]
     export_limit_w: Annotated[F4, "W", INF, "most power into the grid of all its devices together"]
     import_limit_w: Annotated[F4, "W", -INF, "least (negative) power of all its devices together"]
-    high_w: Annotated[F8, "W", 0.0, "sum of its devices' powers as expected or told, whichever is more"]
-    low_w: Annotated[F8, "W", 0.0, "sum of its devices' powers as expected or told, whichever is less"]
+    high_w: Annotated[F8, "W", 0.0, "sum of the most that its devices may come to by themselves"]
+    low_w: Annotated[F8, "W", 0.0, "sum of the least that its devices may come to by themselves"]
+    told_up_w: Annotated[F8, "W", 0.0, "sum of positive setpoints held"]
+    told_down_w: Annotated[F8, "W", 0.0, "sum of negative setpoints held"]
     up_w: Annotated[F8, "W", 0.0, "sum of what its devices could add"]
     down_w: Annotated[F8, "W", 0.0, "sum of what its devices could take away"]
 

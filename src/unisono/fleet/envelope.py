@@ -18,6 +18,7 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
+from unisono.fleet.sites import share_sites
 
 # Technology codes.
 _PV, _BESS, _EV, _EVSE, _WATER_HEATER, _THERMOSTAT, _FLEX_LOAD, _CHP = 1, 2, 3, 4, 5, 6, 7, 8
@@ -216,46 +217,6 @@ def _bound_ramp(nameplate: Nameplate, picture: Picture, row: int, at_w: float, c
     picture.low_w[row] = max(float(picture.low_w[row]), down_w)
 
 
-@part
-def _share(could_w: float, all_could_w: float, room_w: float) -> float:
-    """Return the device's part of the room left at its connection point."""
-    return could_w if all_could_w <= room_w else could_w * max(0.0, room_w) / all_could_w
-
-
-@column_kernel(types.void(types.int64, types.int64, SITES, NAMEPLATE, PICTURE, LEASES))
-def _share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
-    """Let the devices of each limited site share what its connection point has left."""
-    for site in range(n_sites):
-        sites.high_w[site] = 0.0
-        sites.low_w[site] = 0.0
-        sites.up_w[site] = 0.0
-        sites.down_w[site] = 0.0
-    for row in range(n):
-        at_w = leases.expected_w[row]
-        if math.isnan(at_w):
-            continue
-        site = nameplate.site[row]
-        told_w = leases.setpoint_w[row] if leases.state[row] == 1 else at_w
-        most_w, least_w = max(at_w, told_w), min(at_w, told_w)
-        sites.high_w[site] += most_w
-        sites.low_w[site] += least_w
-        sites.up_w[site] += max(0.0, picture.high_w[row] - most_w)
-        sites.down_w[site] += max(0.0, least_w - picture.low_w[row])
-    for row in range(n):
-        site = nameplate.site[row]
-        at_w = leases.expected_w[row]
-        if math.isnan(at_w):
-            continue
-        told_w = leases.setpoint_w[row] if leases.state[row] == 1 else at_w
-        most_w, least_w = float(max(at_w, told_w)), float(min(at_w, told_w))
-        room_w = sites.export_limit_w[site] - sites.high_w[site]
-        if sites.up_w[site] > room_w and picture.high_w[row] > most_w:
-            picture.high_w[row] = most_w + _share(picture.high_w[row] - most_w, sites.up_w[site], room_w)
-        room_w = sites.low_w[site] - sites.import_limit_w[site]
-        if sites.down_w[site] > room_w and picture.low_w[row] < least_w:
-            picture.low_w[row] = least_w - _share(least_w - picture.low_w[row], sites.down_w[site], room_w)
-
-
 @column_kernel(
     types.void(types.int64, types.int64, types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES)
 )
@@ -287,4 +248,4 @@ def bound(
         if picture.energy_down_wh[row] == 0.0:
             down_w = max(0.0, float(picture.reference_w[row] - picture.low_w[row]))
             picture.energy_down_wh[row] = down_w * picture.hold_down_s[row] / 3600.0
-    _share_sites(n, n_sites, sites, nameplate, picture, leases)
+    share_sites(n, n_sites, sites, nameplate, picture, leases)

@@ -63,7 +63,8 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(payload: bytes) -> Request:
     """Return the request; raises msgspec.DecodeError on a foreign payload."""
-    return msgspec.msgpack.decode(payload, type=Request)
+    request: Request = msgspec.msgpack.decode(payload, type=Request)
+    return request
 
 
 class DispatchProgress(msgspec.Struct, frozen=True, kw_only=True):

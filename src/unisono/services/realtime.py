@@ -199,6 +199,7 @@ class _Loop:
             return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
         except DamagedRecord as damaged:
             log.error(  # noqa: TRY400  # our own file, and what is wrong with it is said
-                "checkpoint refused; the streams are replayed from their start", extra={"why": str(damaged)})
+                "checkpoint refused; the streams are replayed from their start", extra={"why": str(damaged)}
+            )
             return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
         return state, positions

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -42,7 +43,7 @@ class Inbox:
         self._bus = bus
         self._shard = shard
         self._clock = clock
-        self._waiting: dict[str, deque[tuple[int, object]]] = {name: deque() for name in positions}
+        self._waiting: dict[str, deque[tuple[int, Any]]] = {name: deque() for name in positions}
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._arrived = asyncio.Event()
@@ -78,11 +79,16 @@ class Inbox:
     def drain(self) -> Drained:
         """Take all that waits and move the positions past it."""
         taken = Drained()
-        for name, items in (("READINGS", taken.arrivals), ("REQUESTS", taken.requests), ("REGISTRY", taken.registry)):
+        lists: dict[str, list[Any]] = {
+            "READINGS": taken.arrivals,
+            "REQUESTS": taken.requests,
+            "REGISTRY": taken.registry,
+        }
+        for name, items in lists.items():
             waiting = self._waiting[name]
             while waiting:
                 seq, item = waiting.popleft()
-                items.append(item)  # type: ignore[attr-defined]  # each deque holds its stream's one type
+                items.append(item)
                 self.positions[name] = seq
         self._has_room.set()
         return taken

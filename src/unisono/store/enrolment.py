@@ -92,9 +92,7 @@ class _Place(msgspec.Struct, frozen=True):
     connection_point_id: str | None = None
 
 
-def enrol(
-    connection: Connection, organisation_id: str, devices: Sequence[NewDevice], now_ns: int
-) -> list[Enrolled]:
+def enrol(connection: Connection, organisation_id: str, devices: Sequence[NewDevice], now_ns: int) -> list[Enrolled]:
     """Enrol ``devices`` (best 500 to 5,000 at once) and return what became of each, in their order.
 
     One organisation enrols one batch at a time. All or nothing: NotFound for a site or gateway id that the

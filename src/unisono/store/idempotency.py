@@ -111,6 +111,4 @@ def _name(claim: Claim) -> str:
 
 
 def _is(claim: Claim) -> ColumnElement[bool]:
-    return (
-        (_C.organisation_id == claim.organisation_id) & (_C.key == claim.key) & (_C.endpoint == claim.endpoint)
-    )
+    return (_C.organisation_id == claim.organisation_id) & (_C.key == claim.key) & (_C.endpoint == claim.endpoint)

@@ -75,6 +75,8 @@ ANSWER_LATENCIES: Final = 3.0
 DUSK_W_PER_M2: Final = 20.0
 # A command that takes longer than two cycles to arrive is not believed before it is answered.
 QUICK_S: Final = 8.0
+# And then with half of its chance: a whole cloud may be dark.
+BELIEF_FRAC: Final = 0.5
 # After so many repetitions a device that neither answers nor moves is let go.
 RESENT_MAX: Final = 6
 NO_ANSWER_YET: Final = 255
@@ -183,7 +185,7 @@ def _followed_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int)
     since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
     if since_s >= _answer_s(nameplate, row):
         return 0.0
-    return min(1.0, since_s / max(float(nameplate.latency_s[row]), 0.1))
+    return BELIEF_FRAC * min(1.0, since_s / max(float(nameplate.latency_s[row]), 0.1))
 
 
 @part

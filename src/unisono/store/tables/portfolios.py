@@ -23,9 +23,7 @@ PORTFOLIO: Final = Table(
     instant("created_ns"),
     instant("retired_ns", is_optional=True),
     CheckConstraint("purpose IN ('trading', 'programme', 'view')", name="purpose"),
-    Index(
-        "portfolio_name_key", "organisation_id", "name", unique=True, postgresql_where=literal("retired_ns IS NULL")
-    ),
+    Index("portfolio_name_key", "organisation_id", "name", unique=True, postgresql_where=literal("retired_ns IS NULL")),
     unique_reference("portfolio"),
 )
 
