@@ -33,7 +33,7 @@ class PlantConfig(msgspec.Struct, frozen=True, kw_only=True):
     reference_age_max_s: float = 900.0
     # The sun's irradiance and the ingest counters are taken anew so often.
     clear_sky_every_s: float = 60.0
-    counters_every_s: float = 8.0
+    counters_every_s: float = 4.0
 
 
 @dataclass(slots=True)

@@ -14,13 +14,17 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, pair_of, part
-from unisono.brain.dispatch.members import FREE, MEMBERS, Members
+from unisono.brain.dispatch.members import FREE, MEMBERS, QUICK_S, Members
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 
 # Newton on a piecewise linear function ends in a few steps; the bisection that guards it needs 60 for a double.
 WATER_STEPS_MAX: Final = 80
 # A running on-off device is kept until less than half of it is needed; one that stands is called when all of it is.
 KEEP_FRAC: Final = 0.5
+# A device behind a slow cloud is told less often: what it is told shows a minute later, and budgets of calls are small.
+SLOW_DEAD_FRAC: Final = 0.1
+# What all dead-bands together may leave out: an eighth of the 2 % within which energy is to be delivered.
+KEPT_FRAC: Final = 0.0025
 
 
 @part
@@ -254,13 +258,14 @@ def want(
 ) -> tuple[int, int]:
     """Write wanted setpoints; return how many devices are newly called and how many are let go.
 
-    A held setpoint that is within its dead-band of the wished one stays, as long as all such differences
-    together stay below the largest dead-band; beyond that, wished ones are taken over in merit order.
+    A held setpoint that is within its dead-band of the wished one stays, as long as all such differences together stay
+    below the largest dead-band and a four-hundredth of the whole; beyond that, wished ones are taken over in merit order.
     """
     n_called = 0
     n_let_go = 0
     kept_w = 0.0
     allowed_w = dead_w
+    given_w = 0.0
     n = members.order.size
     for j in range(n):
         k = members.order[j]
@@ -275,6 +280,9 @@ def want(
             wished_w = np.round(reference_w + sign * float(members.share_w[k]))
             band_w = max(dead_w, dead_frac * float(nameplate.rating_w[row]))
             allowed_w = max(allowed_w, band_w)
+            given_w += members.share_w[k]
+            if nameplate.latency_s[row] > QUICK_S:
+                band_w = max(band_w, SLOW_DEAD_FRAC * float(nameplate.rating_w[row]))
             if is_held and nameplate.is_on_off[row] == 0 and abs(wished_w - setpoint_w) <= band_w:
                 kept_w += wished_w - setpoint_w
             else:
@@ -283,12 +291,14 @@ def want(
         leases.wanted_w[row] = setpoint_w
         leases.wanted_no[row] = dispatch_no
         leases.wanted_reference_w[row] = reference_w
+    allowed_w = max(allowed_w, KEPT_FRAC * given_w)
     for j in range(n):
         if abs(kept_w) <= allowed_w:
             break
         k = members.order[j]
         row = members.row[k]
-        if members.mode[k] != FREE or leases.wanted_no[row] != dispatch_no:
+        is_slow = nameplate.latency_s[row] > QUICK_S
+        if is_slow or members.mode[k] != FREE or leases.wanted_no[row] != dispatch_no:
             continue
         wished_w = np.round(members.reference_w[k] + sign * members.share_w[k])
         difference_w = wished_w - leases.wanted_w[row]

@@ -335,13 +335,12 @@ def _leftover_w(
         return change_w if _is_alive(nameplate, leases, row, mono_ns) else 0.0
     # A slow cloud may not have passed it on yet.
     left_frac = 0.0 if nameplate.latency_s[row] <= QUICK_S else 1.0 - _followed_frac(nameplate, leases, row, mono_ns)
-    return left_frac * float(picture.power_w[row] - members.reference_w[k])
+    was_accepted = leases.acked_seq[row] >= 0
+    return left_frac * (change_w if was_accepted else float(picture.power_w[row] - members.reference_w[k]))
 
 
 @part
-def _count_held(
-    members: Members, k: int, slots: Slots, picture: Picture, leases: Leases, sums: F8
-) -> None:
+def _count_held(members: Members, k: int, slots: Slots, picture: Picture, leases: Leases, sums: F8) -> None:
     """Add a device that holds our lease to the four levels of truth and to the funnel."""
     row = members.row[k]
     reference_w = members.reference_w[k]

@@ -17,6 +17,8 @@ from unisono.model.totals import COUNTER_NAMES
 SHORTFALL_FRAC: Final = 0.05
 # The recorder is a second or two behind the last cycle.
 RECORDER_TIMEOUT_S: Final = 15.0
+# Fronts tell their counts every 2 s, realtime every 4 s.
+COUNTERS_TIMEOUT_S: Final = 10.0
 
 
 def fill_record(
@@ -25,13 +27,17 @@ def fill_record(
     dispatch: dict[str, Any],
     portfolios: list[dict[str, Any]],
     region: RegionProcess,
+    *,
+    is_kept: bool,
 ) -> None:
     """Fill in everything that the reports show, and the verdict."""
     start_ns = round(dispatch["start_at"].timestamp() * NS_PER_S)
     _fill_outcomes(record, _recorded(client, dispatch), start_ns)
     record.portfolios = [_portfolio(client, portfolio) for portfolio in portfolios]
-    record.ingest = _ingest(client)
     ledger = region.ask_truth()
+    if not is_kept:
+        region.stop()
+    record.ingest = _ingest(client, is_settled=not is_kept)
     _fill_ledger(record, ledger, start_ns, dispatch["estimated_w_of_technology"])
     log = client.get("/v1/log/verification")
     record.log_entries, record.log_head = int(log["n_entries"]), str(log["head"])
@@ -114,6 +120,13 @@ def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, o
     }
 
 
-def _ingest(client: OperatorClient) -> dict[str, int]:
-    counted = client.get("/v1/ingest/counters")["totals"]
-    return {name: int(counted[name]) for name in COUNTER_NAMES}
+def _ingest(client: OperatorClient, *, is_settled: bool) -> dict[str, int]:
+    """Return what became of every reading; when nothing comes in any more, wait until each accepted one has its fate."""
+    until_s = time.monotonic() + COUNTERS_TIMEOUT_S
+    while True:
+        counted = client.get("/v1/ingest/counters")["totals"]
+        counts = {name: int(counted[name]) for name in COUNTER_NAMES}
+        n_open = counts["accepted"] - sum(n for name, n in counts.items() if name != "accepted")
+        if n_open == 0 or not is_settled or time.monotonic() > until_s:
+            return counts
+        time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -14,6 +15,7 @@ from unisono.main.demo.charts import Line, funnel_chart, line_chart
 from unisono.main.demo.record import DemoRecord, Share
 from unisono.main.demo.verdict import hold_energy_error_frac
 
+_NUMBER = re.compile(r"[-+]?[\d.,]+( ?%)?")
 FUNNEL_STEPS = ("targeted", "sent", "acknowledged", "moving", "delivered")
 SHARE_HEADS = ["", "devices", "called", "delivered kWh (region's meters)"]
 FUNNEL_ASIDE = ("opted_out", "refused", "silent", "suspect")
@@ -161,7 +163,7 @@ def _rows(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    css = {"met": "met", "NOT MET": "unmet"}.get(text) or ("n" if text[:1].isdigit() or text[:1] in "+-" else "")
+    css = {"met": "met", "NOT MET": "unmet"}.get(text) or ("n" if _NUMBER.fullmatch(text) else "")
     return f'<td class="{css}">{escape(text)}</td>'
 
 

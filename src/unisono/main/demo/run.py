@@ -24,8 +24,8 @@ from unisono.sim.spec import WorldSpec
 
 RAMP_S: Final = 30.0
 EVENT_S: Final = 180.0
-# From the call to its start: two cycles, so that the ramp begins with everybody informed.
-LEAD_S: Final = 8.0
+# From the call to its start: a cycle and a half, so that the ramp begins with everybody informed.
+LEAD_S: Final = 6.0
 # The call: this share of what the region knows to be deliverable.
 CALL_FRAC: Final = 0.60
 # When devices are looked at one by one: late in the hold, with every fault at work.
@@ -114,7 +114,7 @@ def _play(options: DemoOptions, plant: PlantProcess, view: LiveView) -> tuple[Re
         dispatch = _call(client, portfolios[0]["portfolio_id"], region, record)
         dispatch["estimated_w_of_technology"] = _follow(client, dispatch, region, record, view)
         view.phase("settling the books")
-        fill_record(record, client, dispatch, portfolios, region)
+        fill_record(record, client, dispatch, portfolios, region, is_kept=options.keep)
     except BaseException:
         region.stop()
         raise
@@ -227,7 +227,7 @@ def _follow(
             record.looked_at_s = at_s
             estimates_w = estimate_by_technology(client)
         _show_progress(client.get(f"/v1/vpp/dispatches/{dispatch['dispatch_id']}"), region, view, at_s)
-        if at_s > EVENT_S + 5.0:
+        if at_s > EVENT_S + 3.0:
             return estimates_w
         time.sleep(1.0)
 
