@@ -259,7 +259,7 @@ def want(
     """Write wanted setpoints; return how many devices are newly called and how many are let go.
 
     A held setpoint that is within its dead-band of the wished one stays, as long as all such differences together stay
-    below the largest dead-band and a four-hundredth of the whole; beyond that, wished ones are taken over in merit order.
+    below the largest dead-band and a four-hundredth of the whole; beyond that, wished ones follow in merit order.
     """
     n_called = 0
     n_let_go = 0

@@ -119,7 +119,7 @@ def largest_change(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> t
     """
     target_w = change_w = 0.0
     for _ in range(2):
-        _weigh(active, table, mono_ns)
+        _weigh(active, table, active.frozen_ns, mono_ns)
         changes = [(p.power_w, _change_of_w(active, p.power_w)) for p in active.spec.targets]
         target_w, change_w = max(changes, key=lambda pair: abs(pair[1]))
         if change_w * active.sign >= 0.0:
@@ -159,7 +159,7 @@ def _weighed_change_w(
     """Weigh the members in the direction that the target needs; return the change to steer for."""
     share = steering_frac(active.spec, now_ns, config.lead_s)
     for _ in range(2):
-        _weigh(active, table, mono_ns)
+        _weigh(active, table, now_ns, mono_ns)
         wanted_w = _full_change_w(active, now_ns + round(config.lead_s * NS_PER_S))
         sign = active.sign if wanted_w == 0.0 else 1 if wanted_w > 0.0 else -1
         if sign == active.sign:
@@ -168,11 +168,12 @@ def _weighed_change_w(
     return share * wanted_w
 
 
-def _weigh(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> None:
+def _weigh(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int) -> None:
     weigh(
         active.sign,
         active.dispatch_no,
         mono_ns,
+        max(0.0, (now_ns - active.frozen_ns) / NS_PER_S),
         active.members,
         table.nameplate,
         table.slots,

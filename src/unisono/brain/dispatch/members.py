@@ -71,6 +71,10 @@ WORTH_FRAC: Final = 0.01
 # Unanswered commands are repeated after this long, or three latencies (the wire's rule); until then they are believed.
 ANSWER_S: Final = 5.0
 ANSWER_LATENCIES: Final = 3.0
+# A load that switches forgets its present run in a quarter of an hour; a charging session has hours left: of those that
+# charge now, a half is still charging after 1.4 h (choices, not fits; the first by the region's hot-water draws).
+SWITCHING_DRIFT_S: Final = 900.0
+SESSION_DRIFT_S: Final = 7200.0
 # Below it the clear-sky ratio says nothing.
 DUSK_W_PER_M2: Final = 20.0
 # A command that takes longer than two cycles to arrive is not believed before it is answered.
@@ -82,6 +86,8 @@ RESENT_MAX: Final = 6
 NO_ANSWER_YET: Final = 255
 _NS: Final = 1e-9
 _PV: Final = 1
+_EV: Final = 3
+_EVSE: Final = 4
 # Trust codes of devices that are not heard.
 _UNKNOWN, _SILENT_TRUST = 0, 3
 
@@ -94,6 +100,9 @@ class Members(NamedTuple):
     order: I4
     accepted_reference_w: F4
     accepted_clear_sky: F4
+    # The reference drifts from there to ``settled_w`` with this time constant (infinite: it does not).
+    settled_w: F4
+    drift_s: F4
     method: U1
     # In this cycle: reference, change now commanded, most it could change, mode, what it is believed to deliver.
     reference_w: F4
@@ -108,12 +117,16 @@ class Members(NamedTuple):
 def new_members(rows: I4, nameplate: Nameplate, picture: Picture) -> Members:
     """Return the members at ``rows`` with their references frozen as they are now."""
     n = rows.size
+    drifts_home = (nameplate.is_on_off[rows] == 1) & np.isfinite(picture.long_mean_w[rows])
+    ends = (nameplate.technology[rows] == _EV) | (nameplate.technology[rows] == _EVSE)
     order = np.lexsort((nameplate.device_no[rows], nameplate.merit_micros_per_kwh[rows])).astype(np.int32)
     return Members(
         row=rows.astype(np.int32),
         order=order,
         accepted_reference_w=picture.reference_w[rows].copy(),
         accepted_clear_sky=picture.clear_sky_w_per_m2[rows].copy(),
+        settled_w=np.where(drifts_home, picture.long_mean_w[rows], np.float32(0.0)),
+        drift_s=np.where(drifts_home, SWITCHING_DRIFT_S, np.where(ends, SESSION_DRIFT_S, np.inf)).astype(np.float32),
         method=picture.reference_method[rows].copy(),
         reference_w=picture.reference_w[rows].copy(),
         held_w=np.zeros(n, np.float32),
@@ -129,12 +142,14 @@ def carried_over(fresh: Members, before: Members) -> Members:
     _, here, there = np.intersect1d(fresh.row, before.row, assume_unique=True, return_indices=True)
     fresh.accepted_reference_w[here] = before.accepted_reference_w[there]
     fresh.accepted_clear_sky[here] = before.accepted_clear_sky[there]
+    fresh.settled_w[here] = before.settled_w[there]
+    fresh.drift_s[here] = before.drift_s[there]
     fresh.method[here] = before.method[there]
     return fresh
 
 
 def _empty_members() -> Members:
-    dtypes = ["i4", "i4", "f4", "f4", "u1", "f4", "f4", "f4", "u1", "f4", "f4"]
+    dtypes = ["i4", "i4", "f4", "f4", "f4", "f4", "u1", "f4", "f4", "f4", "u1", "f4", "f4"]
     return Members(*(np.empty(0, dtype) for dtype in dtypes))
 
 
@@ -143,14 +158,18 @@ _F8: Final = types.Array(types.float64, 1, "C")
 
 
 @part
-def _reference_now_w(members: Members, k: int, nameplate: Nameplate, picture: Picture) -> float:
-    """Return the frozen reference; a PV's follows the clear sky."""
+def _reference_now_w(members: Members, k: int, since_s: float, nameplate: Nameplate, picture: Picture) -> float:
+    """Return the reference by the formula frozen at acceptance: PV follows the clear sky, runs of loads come to an end."""
     row = members.row[k]
     reference_w = float(members.accepted_reference_w[k])
     then = members.accepted_clear_sky[k]
     now = picture.clear_sky_w_per_m2[row]
     if nameplate.technology[row] == _PV and then > DUSK_W_PER_M2 and not math.isnan(now):
         return float(min(reference_w * now / then, float(nameplate.power_max_w[row])))
+    drift_s = members.drift_s[k]
+    if math.isfinite(drift_s):
+        settled_w = float(members.settled_w[k])
+        return float(settled_w + (reference_w - settled_w) * math.exp(-since_s / drift_s))
     return reference_w
 
 
@@ -185,7 +204,7 @@ def _followed_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int)
     since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
     if since_s >= _answer_s(nameplate, row):
         return 0.0
-    return BELIEF_FRAC * min(1.0, since_s / max(float(nameplate.latency_s[row]), 0.1))
+    return float(BELIEF_FRAC * min(1.0, since_s / max(float(nameplate.latency_s[row]), 0.1)))
 
 
 @part
@@ -363,11 +382,14 @@ def _count_held(members: Members, k: int, slots: Slots, picture: Picture, leases
         sums[_N_DELIVERED] += 1.0 if share >= DELIVERED_FRAC else 0.0
 
 
-@column_kernel(types.void(types.int64, types.int64, types.int64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8))
+@column_kernel(
+    types.void(types.int64, types.int64, types.int64, types.float64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8)
+)
 def weigh(
     sign: int,
     dispatch_no: int,
     mono_ns: int,
+    since_s: float,
     members: Members,
     nameplate: Nameplate,
     slots: Slots,
@@ -377,12 +399,12 @@ def weigh(
 ) -> None:
     """Set each member's reference, mode, reach and credit for this cycle, and add all up in ``sums`` (SUM_NAMES).
 
-    ``sign`` is +1 when more power into the grid is wanted, else -1.
+    ``sign`` is +1 when more power into the grid is wanted, else -1; ``since_s`` is the age of the frozen references.
     """
     sums[:] = 0.0
     for k in range(members.row.size):
         row = members.row[k]
-        reference_w = _reference_now_w(members, k, nameplate, picture)
+        reference_w = _reference_now_w(members, k, since_s, nameplate, picture)
         members.reference_w[k] = reference_w
         is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
         members.held_w[k] = leases.setpoint_w[row] - reference_w if is_held else 0.0

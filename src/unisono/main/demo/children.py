@@ -41,12 +41,13 @@ class PlantProcess:
         )
 
     def run_facts(self) -> dict[str, Any] | None:
-        """Return run.json (pids, ports, urls) once the platform has written it."""
+        """Return run.json (pids, ports, urls) once the platform has written it and the first key."""
         if self.process.poll() is not None:
             raise Unavailable(
                 "the platform", f"ended with code {self.process.returncode}; see {self.data_dir / 'up.log'}"
             )
         try:
+            self.admin_key()
             return msgspec.json.decode((self.data_dir / "run.json").read_bytes(), type=dict[str, Any])
         except (FileNotFoundError, msgspec.DecodeError):
             return None

@@ -121,7 +121,7 @@ def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, o
 
 
 def _ingest(client: OperatorClient, *, is_settled: bool) -> dict[str, int]:
-    """Return what became of every reading; when nothing comes in any more, wait until each accepted one has its fate."""
+    """Return what became of every reading; once nothing comes in, wait until each has its fate."""
     until_s = time.monotonic() + COUNTERS_TIMEOUT_S
     while True:
         counted = client.get("/v1/ingest/counters")["totals"]

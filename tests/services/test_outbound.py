@@ -1,0 +1,82 @@
+"""What realtime sends while NATS comes and goes, against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from tests.links.edge import bus_of, nats_engine, running
+from unisono.base.clock import MovableClock
+from unisono.bus.connection import Bus
+from unisono.model.dispatch import OptOutChange, encode_request
+from unisono.services.outbound import WAITING_MAX, Outbound
+from unisono.services.realtime_inbox import Inbox
+
+
+async def received(bus: Bus, n: int) -> list[bytes]:
+    reader = bus.reader("COMMANDS", "commands.0.1", 1)
+    payloads: list[bytes] = []
+    async with asyncio.timeout(20.0):
+        while len(payloads) < n:
+            payloads += [message.payload for message in await reader.take(100, 0.5)]
+    await reader.close()
+    return payloads
+
+
+def test_what_was_put_while_nats_was_away_arrives_in_order_and_once(tmp_path: Path) -> None:
+    async def scenario() -> list[bytes]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                outbound = Outbound(bus)
+                async with running(outbound.send()):
+                    outbound.put("commands.0.1", b"before", "c-0")
+                    await received(bus, 1)
+                    await asyncio.to_thread(engine.stop)
+                    for k in range(1, 4):
+                        outbound.put("commands.0.1", b"during %d" % k, f"c-{k}")
+                    await asyncio.to_thread(engine.start)
+                    outbound.put("commands.0.1", b"after", "c-4")
+                    # The same identity again: the stream has it already.
+                    outbound.put("commands.0.1", b"after", "c-4")
+                    outbound.put("commands.0.1", b"last", "c-5")
+                    return await received(bus, 6)
+
+    assert asyncio.run(scenario()) == [b"before", b"during 1", b"during 2", b"during 3", b"after", b"last"]
+
+
+def test_the_oldest_goes_when_the_bound_is_reached_and_is_counted(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, bytes]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                outbound = Outbound(bus)
+                for k in range(WAITING_MAX + 3):
+                    outbound.put("commands.0.1", b"%d" % k, f"c-{k}")
+                async with running(outbound.send()):
+                    return outbound.n_dropped, (await received(bus, 1))[0]
+
+    assert asyncio.run(scenario()) == (3, b"3")
+
+
+def test_the_inbox_refuses_what_is_damaged_and_remembers_how_far_it_was_drained(tmp_path: Path) -> None:
+    change = OptOutChange(request_id="r1", device_no=5, start_ns=1, end_ns=2)
+
+    async def scenario() -> tuple[Inbox, list[object]]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                for payload in (b"damaged", encode_request(change), msgspec.msgpack.encode("foreign")):
+                    await bus.publish_kept("requests.0", payload)
+                last = await bus.publish_kept("requests.0", encode_request(change))
+                inbox = Inbox(bus, 0, MovableClock(0), {"READINGS": 0, "REQUESTS": 0, "REGISTRY": 0})
+                async with running(inbox.read_requests()):
+                    await inbox.wait_past({"REQUESTS": last})
+                    return inbox, list(inbox.drain().requests)
+
+    inbox, requests = asyncio.run(scenario())
+    assert requests == [change, change]
+    assert inbox.n_damaged == 2
+    assert inbox.is_past({"REQUESTS": 4})
