@@ -18,11 +18,12 @@ def test_every_module_with_kernels_is_found() -> None:
 
 def test_the_cache_that_is_asked_for_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    assert warm.choose_cache(tmp_path / "data") == tmp_path
+    assert warm.choose_cache(tmp_path / "data") == tmp_path / warm.sources_stamp()
+    assert warm.choose_cache(tmp_path / "data") == tmp_path / warm.sources_stamp(), "a child takes it as it is"
 
 
 def test_without_a_warmed_cache_it_lies_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
     monkeypatch.setattr("sys.prefix", str(tmp_path / "no such environment"))
-    assert warm.choose_cache(tmp_path) == tmp_path / "cache" / "numba"
-    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "cache" / "numba")
+    assert warm.choose_cache(tmp_path) == tmp_path / "cache" / "numba" / warm.sources_stamp()
+    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "cache" / "numba" / warm.sources_stamp())

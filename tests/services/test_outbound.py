@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import msgspec
-
 from tests.links.edge import bus_of, nats_engine, running
+
 from unisono.base.clock import MovableClock
 from unisono.bus.connection import Bus
 from unisono.model.dispatch import OptOutChange, encode_request

@@ -5,10 +5,12 @@ Kernels with explicit signatures are compiled when their module is imported and 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
 import pkgutil
+import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,14 +27,27 @@ _MARK = "from unisono.base.kernel import"
 def choose_cache(data_dir: Path) -> Path:
     """Return the folder of compiled kernels and set it for this process and its children.
 
-    The first of: what ``NUMBA_CACHE_DIR`` says, what ``make setup`` warmed, ``cache/numba`` in the data folder.
-    Without it numba writes next to the source, and a read-only installation fails on import.
+    In the first of: what ``NUMBA_CACHE_DIR`` says, what ``make setup`` warmed, ``cache/numba`` in the data folder.
+    Without it numba writes next to the source, and a read-only installation fails on import. The folder is named for
+    the kernels' sources: numba looks only at the file that a kernel stands in, not at the parts that it calls.
     """
     given = os.environ.get("NUMBA_CACHE_DIR")
     warmed = Path(sys.prefix) / "cache" / "numba"
-    chosen = Path(given) if given else warmed if _is_writable(warmed) else data_dir / "cache" / "numba"
+    place = Path(given) if given else warmed if _is_writable(warmed) else data_dir / "cache" / "numba"
+    stamp = sources_stamp()
+    chosen = place if place.name == stamp else place / stamp
     os.environ["NUMBA_CACHE_DIR"] = str(chosen)
     return chosen
+
+
+def sources_stamp() -> str:
+    """Return a digest of every source that a kernel may be made from."""
+    package = Path(unisono.__file__).parent
+    digest = hashlib.sha256((package / "base" / "kernel.py").read_bytes())
+    for floor in _FLOORS:
+        for source in sorted((package / floor).rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def kernel_modules() -> list[str]:
@@ -72,5 +87,9 @@ def _is_writable(folder: Path) -> bool:
 
 if __name__ == "__main__":
     begun_s = time.monotonic()
+    cache = choose_cache(Path("var"))
+    for outdated in cache.parent.glob("*") if cache.parent.is_dir() else ():
+        if outdated.is_dir() and outdated != cache:
+            shutil.rmtree(outdated)
     n_modules = warm()
     print(f"kernels of {n_modules} modules are compiled ({time.monotonic() - begun_s:.1f} s)")

@@ -19,7 +19,7 @@ import msgspec
 
 from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord, Unavailable
-from unisono.base.instants import NS_PER_S
+from unisono.base.instants import NS_PER_MS, NS_PER_S
 from unisono.bus import subjects
 from unisono.bus.connection import Bus
 from unisono.model.queries import Refused, decode_query, encode_answer
@@ -129,14 +129,18 @@ class _Loop:
         log.info("caught up", extra={"positions": self.inbox.positions, "n_devices": self._state.n_devices})
 
     async def _cycle(self) -> None:
+        began_ns = self._clock.monotonic_ns()
         result = await self._in_worker(self._step, self.inbox.drain())
+        cycle_ms = (self._clock.monotonic_ns() - began_ns) / NS_PER_MS
         shard, epoch, cycle = self._settings.shard, self._lease.epoch, result.totals.cycle
         identity = f"{shard}-{epoch}-{cycle}"
         if len(result.frames):
             self.outbound.put(subjects.commands(shard, epoch), result.frames.encode(), f"c-{identity}")
         if result.outcomes.progress or result.outcomes.log:
             self.outbound.put(subjects.outcomes(shard, epoch), msgspec.msgpack.encode(result.outcomes), f"o-{identity}")
-        totals = msgspec.structs.replace(result.totals, readings_seq=self.inbox.positions["READINGS"])
+        totals = msgspec.structs.replace(
+            result.totals, readings_seq=self.inbox.positions["READINGS"], cycle_ms=cycle_ms
+        )
         try:
             await self._bus.publish(subjects.totals(shard), msgspec.msgpack.encode(totals))
         except Unavailable as away:

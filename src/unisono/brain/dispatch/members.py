@@ -75,6 +75,10 @@ ANSWER_LATENCIES: Final = 3.0
 # charge now, a half is still charging after 1.4 h (choices, not fits; the first by the region's hot-water draws).
 SWITCHING_DRIFT_S: Final = 900.0
 SESSION_DRIFT_S: Final = 7200.0
+# What a tank is on over a day: some 12 kWh of hot water through a 4.5 kW element (US DOE test procedure, 10 CFR 430
+# subpart B, appendix E: medium draw pattern). It stands in until an hour of the device's own three-hour mean is seen.
+TANK_DUTY_FRAC: Final = 0.11
+LONG_ENOUGH: Final = 0.283
 # Below it the clear-sky ratio says nothing.
 DUSK_W_PER_M2: Final = 20.0
 # A command that takes longer than two cycles to arrive is not believed before it is answered.
@@ -88,6 +92,7 @@ _NS: Final = 1e-9
 _PV: Final = 1
 _EV: Final = 3
 _EVSE: Final = 4
+_WATER_HEATER: Final = 5
 # Trust codes of devices that are not heard.
 _UNKNOWN, _SILENT_TRUST = 0, 3
 
@@ -118,6 +123,8 @@ def new_members(rows: I4, nameplate: Nameplate, picture: Picture) -> Members:
     """Return the members at ``rows`` with their references frozen as they are now."""
     n = rows.size
     drifts_home = (nameplate.is_on_off[rows] == 1) & np.isfinite(picture.long_mean_w[rows])
+    is_new_tank = (picture.long_mean_weight[rows] < LONG_ENOUGH) & (nameplate.technology[rows] == _WATER_HEATER)
+    usual_w = np.where(is_new_tank, TANK_DUTY_FRAC * nameplate.power_min_w[rows], picture.long_mean_w[rows])
     ends = (nameplate.technology[rows] == _EV) | (nameplate.technology[rows] == _EVSE)
     order = np.lexsort((nameplate.device_no[rows], nameplate.merit_micros_per_kwh[rows])).astype(np.int32)
     return Members(
@@ -125,7 +132,7 @@ def new_members(rows: I4, nameplate: Nameplate, picture: Picture) -> Members:
         order=order,
         accepted_reference_w=picture.reference_w[rows].copy(),
         accepted_clear_sky=picture.clear_sky_w_per_m2[rows].copy(),
-        settled_w=np.where(drifts_home, picture.long_mean_w[rows], np.float32(0.0)),
+        settled_w=np.where(drifts_home, usual_w, 0.0).astype(np.float32),
         drift_s=np.where(drifts_home, SWITCHING_DRIFT_S, np.where(ends, SESSION_DRIFT_S, np.inf)).astype(np.float32),
         method=picture.reference_method[rows].copy(),
         reference_w=picture.reference_w[rows].copy(),
@@ -159,7 +166,7 @@ _F8: Final = types.Array(types.float64, 1, "C")
 
 @part
 def _reference_now_w(members: Members, k: int, since_s: float, nameplate: Nameplate, picture: Picture) -> float:
-    """Return the reference by the formula frozen at acceptance: PV follows the clear sky, runs of loads come to an end."""
+    """Return the reference by the formula frozen at acceptance: PV follows the clear sky, runs of loads end."""
     row = members.row[k]
     reference_w = float(members.accepted_reference_w[k])
     then = members.accepted_clear_sky[k]
