@@ -49,6 +49,7 @@ def totals(portfolio_no: int, dispatches_in_force: tuple[DispatchProgress, ...] 
         "power_sd_w": 20.0,
         "commanded_w": 0.0,
         "acknowledged_w": 0.0,
+        "n_by_level": (1, 1, 1, 1),
         "reported_w": -500.0,
         "measured_w": float("nan"),
         "up_w": 8100.0,

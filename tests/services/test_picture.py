@@ -30,6 +30,7 @@ def portfolio(**change: Any) -> PortfolioTotals:
         "power_sd_w": 3.0,
         "commanded_w": 1.0,
         "acknowledged_w": 1.0,
+        "n_by_level": (1, 1, 1, 1),
         "reported_w": 1.0,
         "measured_w": 1.0,
         "up_w": 100.0,

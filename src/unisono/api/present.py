@@ -71,7 +71,10 @@ def portfolio_status(
         power=portfolios.PowerNow(
             power_kw=kw(known.power_w) if known else None,
             power_sd_kw=kw(known.power_sd_w) if known else None,
-            **{f"{level}_kw": kw(getattr(known, f"{level}_w")) if known else None for level in levels},
+            **{
+                f"{level}_kw": kw(getattr(known, f"{level}_w")) if known and n_known else None
+                for level, n_known in zip(levels, known.n_by_level if known else (0, 0, 0, 0), strict=True)
+            },
         ),
         dispatchable_capacity_kw=_dispatchable_kw(picture, by_lifecycle),
         dispatchable_down_kw=kw(totals.dispatchable_down_w) if totals else None,

@@ -32,9 +32,14 @@ SUM_NAMES: Final = (
     "n_stale",
     "n_silent",
     "n_suspect",
+    "n_commanded",
+    "n_acknowledged",
+    "n_reported",
+    "n_measured",
 )
 N_SUMS: Final = len(SUM_NAMES)
 FIRST_TRUST: Final = SUM_NAMES.index("n_unknown")
+FIRST_LEVEL: Final = SUM_NAMES.index("n_commanded")
 _ACTIVE: Final = 2
 _PV: Final = 1
 
@@ -62,14 +67,18 @@ def _add_row(
         out[1] += sd_w * sd_w
     if leases.state[row] == 1:
         out[2] += leases.setpoint_w[row]
+        out[19] += 1.0
         if leases.acked_seq[row] >= 0:
             out[3] += leases.acked_w[row]
+            out[20] += 1.0
     said_w = slots.power_w[1, row]
     said_w = slots.power_w[2, row] if math.isnan(said_w) else said_w
     if not math.isnan(said_w):
         out[4] += said_w
+        out[21] += 1.0
     if not math.isnan(slots.power_w[0, row]):
         out[5] += slots.power_w[0, row]
+        out[22] += 1.0
     if nameplate.lifecycle[row] == _ACTIVE:
         out[12] += 1.0
         if picture.trust[row] == 1:

@@ -23,6 +23,8 @@ class PortfolioTotals(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged_w: float
     reported_w: float
     measured_w: float
+    # Members known at each of those levels: a level that nobody is known at is unknown, not zero.
+    n_by_level: tuple[int, int, int, int]
     # What the members can do next cycle beyond their reference, all limits held, whatever their trust.
     up_w: float
     down_w: float

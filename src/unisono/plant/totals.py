@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from unisono.brain.flexibility.firm import DERATE, firm_w
-from unisono.fleet.groups import FIRST_TRUST, portfolio_sums
+from unisono.fleet.groups import FIRST_LEVEL, FIRST_TRUST, portfolio_sums
 from unisono.fleet.table import Portfolio
 from unisono.model.dispatch import DispatchProgress
 from unisono.model.technology import Lifecycle, Technology, Trust
@@ -46,6 +46,7 @@ def _one(state: PlantState, portfolio: Portfolio, sums: list[float]) -> Portfoli
         power_w, variance, commanded_w, acknowledged_w, reported_w, measured_w, up_w, down_w, firm_up_w, firm_down_w,
         energy_up_wh, energy_down_wh, n_active, n_active_fresh,
     ) = sums[:FIRST_TRUST]  # fmt: skip
+    n_commanded, n_acknowledged, n_reported, n_measured = (int(n) for n in sums[FIRST_LEVEL:])
     constant = state.static_totals.get(portfolio.portfolio_no)
     if constant is None:
         constant = state.static_totals[portfolio.portfolio_no] = _constant(state, portfolio)
@@ -58,6 +59,7 @@ def _one(state: PlantState, portfolio: Portfolio, sums: list[float]) -> Portfoli
         acknowledged_w=acknowledged_w,
         reported_w=reported_w,
         measured_w=measured_w,
+        n_by_level=(n_commanded, n_acknowledged, n_reported, n_measured),
         up_w=up_w,
         down_w=down_w,
         dispatchable_up_w=firm_up_w,

@@ -191,6 +191,7 @@ def merged(parts: Iterable[PortfolioTotals]) -> PortfolioTotals:
         first,
         **summed,
         n_by_trust=tuple(map(sum, zip(*(part.n_by_trust for part in parts), strict=True))),
+        n_by_level=tuple(map(sum, zip(*(part.n_by_level for part in parts), strict=True))),
         n_by_lifecycle=tuple(map(sum, zip(*(part.n_by_lifecycle for part in parts), strict=True))),
         n_by_technology=n_of_technology,
         enrolled_export_w_by_technology=export_w_of_technology,
