@@ -38,14 +38,18 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _STREAMS = ("REGISTRY", "REQUESTS", "READINGS")
+# Checkpoints after commands may take this share of the time: one in each cycle of 4 s up to 200 ms of writing, which is
+# some 80,000 devices (10,000 take 10 MB and 25 ms); beyond, they are as much rarer.
+_WRITING_FRAC = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class RealtimeSettings:
     """How one shard is run.
 
-    ``checkpoint_every_s``: the most telemetry that a restart replays. ``lease_s``: how long an owner that can't reach
-    PostgreSQL goes on commanding, and so how long a successor waits after a crash at the most.
+    ``checkpoint_every_s``: the most telemetry that a restart replays; after a cycle that commanded the next one is
+    written at once, for a successor that forgot who was called would call others besides them. ``lease_s``: how long
+    an owner that can't reach PostgreSQL goes on commanding, and so how long a successor waits after a crash at most.
     """
 
     shard: int
@@ -96,14 +100,17 @@ class _Loop:
         self._is_current.set()
         cycle_ns = round(self._settings.plant.cycle_s * NS_PER_S)
         due_ns = self._clock.monotonic_ns()
-        saved_ns = due_ns
+        rest_ns = round(self._settings.checkpoint_every_s * NS_PER_S)
+        saved_ns, pause_ns = due_ns, 0
         while True:
             if not self._lease.is_held():
                 raise LostLease(self._settings.shard, self._lease.epoch)
             began_ns = self._clock.monotonic_ns()
-            await self._cycle()
-            if began_ns - saved_ns >= self._settings.checkpoint_every_s * NS_PER_S:
+            has_commanded = await self._cycle()
+            if began_ns - saved_ns >= (min(pause_ns, rest_ns) if has_commanded else rest_ns):
+                writing_ns = self._clock.monotonic_ns()
                 await self._save()
+                pause_ns = round((self._clock.monotonic_ns() - writing_ns) / _WRITING_FRAC)
                 saved_ns = began_ns
             due_ns += cycle_ns * (1 + max(0, self._clock.monotonic_ns() - due_ns) // cycle_ns)
             await asyncio.sleep(max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S)
@@ -145,6 +152,7 @@ class _Loop:
             await self._bus.publish(subjects.totals(shard), msgspec.msgpack.encode(totals))
         except Unavailable as away:
             log.warning("totals not published", extra={"why": str(away)})
+        return len(result.frames) > 0
 
     async def _save(self) -> None:
         """Write the checkpoint beside the old one, sync, rename."""
