@@ -61,6 +61,7 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "plant"
         self.plant = PlantProcess(self.folder)
+        self._clients: list[OperatorClient] = []
         self.region: RegionProcess | None = None
         self.target_w = 0.0
         self.dispatch_id = ""
@@ -68,6 +69,7 @@ class Scene:
     def begin(self) -> None:
         facts = wait_until(self.plant.run_facts, START_TIMEOUT_S, "the platform", every_s=0.05)
         self.client = OperatorClient(facts["api_url"], self.plant.admin_key())
+        self._clients.append(self.client)
         wait_until(self.client.is_ready, START_TIMEOUT_S, "the platform", every_s=0.05)
         self.region = RegionProcess(
             {
@@ -99,6 +101,8 @@ class Scene:
     def end(self) -> None:
         if self.region is not None:
             self.region.stop()
+        for client in self._clients:
+            client.close()
         self.plant.stop()
 
     def status(self) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def decode_cursor(cursor: str | None, kind: type[int | str]) -> Any:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError) as foreign:
         raise InvalidInput("cursor", cursor, "is no cursor that was given out here") from foreign
-    if type(key) is not kind or (isinstance(key, int) and not 0 <= key < 2**63):
+    is_ours = key.isprintable() if isinstance(key, str) else isinstance(key, int) and 0 <= key < 2**63
+    if type(key) is not kind or not is_ours:
         raise InvalidInput("cursor", cursor, "is no cursor of this list")
     return key
 

@@ -23,8 +23,9 @@ from unisono.store.portfolios import Portfolio
 Row = Mapping[Any, Any]
 
 BASIS = (
-    "conservative_lower_bound: only active devices that are fresh or hold an unexpired acknowledged lease, "
-    "all their limits held, for dispatchable_hold_s; declared, commissioning, stale, silent and suspect devices count 0"
+    "conservative_lower_bound: only active devices that are fresh, beyond their reference and within all their limits, "
+    "each weighted with its technology's derate and its own record, over dispatchable_hold_s; stale ones count half of "
+    "that; pv (upwards), opted-out, refusing, silent, suspect, unknown and not yet active ones count 0"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -132,6 +133,8 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     text = value if isinstance(value, str) else repr(value)
+    # A lone surrogate can be received in JSON but not be sent as UTF-8.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= VALUE_TEXT_MAX else text[:VALUE_TEXT_MAX] + "..."
 
 
@@ -142,8 +145,11 @@ def field_path(location: Sequence[str | int]) -> str:
     'assets[3].zip'
     >>> field_path(("query", "limit"))
     'limit'
+    >>> field_path(("body", "members", 0, "(filter)", "vendor"))
+    'members[0].vendor'
     """
-    parts = list(location)
+    # Which branch of a union was meant is our business: its tag stands in parentheses (``schemas.portfolios``).
+    parts = [part for part in location if not (isinstance(part, str) and part.startswith("("))]
     if len(parts) > 1 and parts[0] in ("body", "query", "path", "header", "cookie"):
         parts = parts[1:]
     path = ""
@@ -253,6 +259,11 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+    # FastAPI says 400 for one thing only: bytes that no JSON parser takes (not UTF-8, nested too deeply).
+    is_body = error.status_code == HTTPStatus.BAD_REQUEST
+    found = FieldError(field="path", value=plain_value(request.url.path), rule=str(error.detail))
+    if is_body:
+        found = FieldError(field="body", rule="must be JSON in UTF-8 that can be parsed")
     return problem_response(
         error.status_code,
         kind,
@@ -260,7 +271,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         f"{request.method} {request.url.path}",
         request=request,
         headers=error.headers,
-        errors=[FieldError(field="path", value=plain_value(request.url.path), rule=str(error.detail))],
+        errors=[found],
     )
 
 

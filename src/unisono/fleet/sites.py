@@ -1,8 +1,8 @@
 """Connection points: the devices of a site share what its limits leave.
 
-For export each device counts with the most it may come to by itself before we hear of it: PV with what a clear sky
-would give, a running load with 0 (it may stop at any moment), a device that was told something with that, if it is more
-than what it does now. Import is counted the other way round, but for loads that may start: those are held back by
+For export each device counts with the most it may come to by itself before we hear of it: PV in daylight with its
+rating, a running load with 0 (it may stop at any moment, told or not), another device that was told something with
+that, if it is more than what it does now. Import is counted the other way round, but for loads that may start: those are held back by
 their own controls. What is left of the limit goes to those who could add, in proportion; if nothing is left, nobody
 adds, and those who were told to feed in take back their part of the excess.
 """
@@ -16,22 +16,22 @@ from unisono.base.kernel import part
 from unisono.fleet.columns import Leases, Nameplate, Picture, Sites
 
 _PV: Final = 1
-# A tilted array takes in up to a quarter more than a horizontal plane; a rating is given at 1000 W/m2.
-TILT_FACTOR: Final = 1.25
-RATED_W_PER_M2: Final = 1000.0
+# Below this clear-sky irradiance on the horizontal plane the sun is as good as down. Above it an array may come to its
+# rating: planes that face a low sun, and the edges of clouds, give far more than a horizontal plane would.
+DARK_W_PER_M2: Final = 20.0
 
 
 @part
 def _most_w(row: int, at_w: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
     """Return the most power that the device may come to without hearing from us again."""
+    if nameplate.power_max_w[row] <= 0.0:
+        return max(at_w, 0.0)
     if leases.state[row] == 1:
         return max(at_w, float(leases.setpoint_w[row]))
-    if nameplate.technology[row] == _PV:
-        rated_w = float(nameplate.power_max_w[row])
-        sun = picture.clear_sky_w_per_m2[row]
-        clear_w = rated_w if math.isnan(sun) else rated_w * min(1.0, TILT_FACTOR * sun / RATED_W_PER_M2)
-        return max(at_w, clear_w)
-    return max(at_w, 0.0) if nameplate.power_max_w[row] <= 0.0 else at_w
+    is_dark = picture.clear_sky_w_per_m2[row] < DARK_W_PER_M2
+    if nameplate.technology[row] == _PV and not is_dark:
+        return max(at_w, float(nameplate.power_max_w[row]))
+    return at_w
 
 
 @part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import math
 import time
 from typing import Annotated, Any, Final
 
@@ -144,6 +145,9 @@ def create(
     test: Annotated[bool, typer.Option("--test", help="Mark it as a test.")] = False,
 ) -> None:
     """Call for power."""
+    for name, value in (("--kw", kw), ("--minutes", minutes), ("--start-in", start_in), ("--ramp-s", ramp_s)):
+        if not math.isfinite(value):
+            raise InvalidInput(name, value, "must be a finite number")
     begin_ns = time.time_ns() + round(start_in * NS_PER_S)
     body = {
         "kind": kind,

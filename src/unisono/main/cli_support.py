@@ -42,4 +42,8 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> N
         table.add_column(column, no_wrap=is_id, min_width=ID_WIDTH if is_id else None)
     for row in rows:
         table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: cut values would be lost to whoever reads it.
+        console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)

@@ -127,9 +127,10 @@ def _translated() -> Iterator[None]:
 def _in_our_words(error: BaseException) -> UnisonoError:
     """Return the error of ours that says the same; what remains is a mistake of ours and stays what it is."""
     if isinstance(error, pg.UniqueViolation | pg.ExclusionViolation):
-        return Conflict(_table(error), _key_of(error), "exists already")
+        columns, values = _key_of(error)
+        return Conflict(f"{_table(error)} {columns}".strip(), values, "exists already")
     if isinstance(error, pg.ForeignKeyViolation):
-        return Conflict(_table(error), _key_of(error), "refers to something that does not exist, or is referred to")
+        return Conflict(_table(error), _key_of(error)[1], "refers to something that does not exist, or is referred to")
     if isinstance(error, pg.RestrictViolation):
         return Conflict(_table(error) or "record", "", str(error).splitlines()[0])
     if isinstance(error, pg.IntegrityError):
@@ -148,10 +149,13 @@ def _table(error: psycopg.Error) -> str:
     return (error.diag.table_name or "").replace("_", " ")
 
 
-def _key_of(error: psycopg.Error) -> str:
-    """Return the key's values, which the server words as "Key (a, b)=(x, y) already exists"."""
-    found = re.search(r"=\((.*)\)", error.diag.message_detail or "")
-    return found.group(1) if found else (error.diag.constraint_name or "")
+def _key_of(error: psycopg.Error) -> tuple[str, str]:
+    """Return the key's columns and values, which the server words as "Key (a, b)=(x, y) already exists".
+
+    The organisation in front goes without saying.
+    """
+    found = re.search(r"Key \((?:organisation_id, )?(.*?)\)=\((?:org_\w+, )?(.*)\)", error.diag.message_detail or "")
+    return (found.group(1), found.group(2)) if found else ("", error.diag.constraint_name or "")
 
 
 def _first_line(error: BaseException) -> str:

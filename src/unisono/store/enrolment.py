@@ -6,12 +6,13 @@ A partner reference makes it repeatable: what is there already is found, not mad
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Table, select, text
 
-from unisono.base.errors import NotFound
+from unisono.base.errors import InvalidInput, NotFound
 from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.store import device_records, gateways, outbox
 from unisono.store.bulk import copy_rows
@@ -96,7 +97,8 @@ def enrol(connection: Connection, organisation_id: str, devices: Sequence[NewDev
     """Enrol ``devices`` (best 500 to 5,000 at once) and return what became of each, in their order.
 
     One organisation enrols one batch at a time. All or nothing: NotFound for a site or gateway id that the
-    organisation lacks, InvalidInput for a value that a table's check refuses.
+    organisation lacks, InvalidInput for a value that a table's check refuses, or for a site or gateway that is said
+    to be another one than it is (its ZIP, a stated limit, its link).
     """
     # Else two batches that share a new site's reference would collide.
     lock = text("SELECT pg_advisory_xact_lock(hashtextextended('enrol ' || :organisation_id, 0))")
@@ -165,6 +167,7 @@ def _settle_sites(
 ) -> dict[str | int, _Place]:
     found = _existing(connection, SITE, organisation_id, wanted)
     found = _with_connection_points(connection, found)
+    _check_sites(connection, wanted, found)
     new = {_key(site): site for site in wanted if not isinstance(site, str) and _key(site) not in found}
     numbers = take_numbers(connection, SITE, len(new))
     site_rows, point_rows = [], []
@@ -176,6 +179,50 @@ def _settle_sites(
     copy_rows(connection, SITE, site_rows)
     copy_rows(connection, CONNECTION_POINT, point_rows)
     return found
+
+
+def _check_sites(connection: Connection, wanted: Sequence[NewSite | str], found: Mapping[str | int, _Place]) -> None:
+    """Raise InvalidInput for a site that is told of twice, in two ways; a limit that is left out agrees with any."""
+    point = CONNECTION_POINT.c
+    facts = (
+        select(SITE.c.site_no, SITE.c.zip, point.export_limit_w, point.import_limit_w)
+        .join_from(SITE, CONNECTION_POINT, (point.site_no == SITE.c.site_no) & point.valid_to_ns.is_(None))
+        .where(SITE.c.site_no.in_([place.number for place in found.values()]))
+    )
+    of_number = {row.site_no: (row.zip, row[2], row[3]) for row in (connection.execute(facts) if found else ())}
+    agreed = {key: of_number[place.number] for key, place in found.items() if place.number in of_number}
+    for site in wanted:
+        if isinstance(site, str):
+            continue
+        its_zip, export_w, import_w = agreed.setdefault(
+            _key(site), (site.zip, site.export_limit_w, site.import_limit_w)
+        )
+        its = f"its site {site.partner_reference!r}"
+        if site.zip[:5] != its_zip[:5]:
+            raise InvalidInput("zip", site.zip, f"must be that of {its}, which lies at {its_zip}")
+        for name, told_w, its_w in (
+            ("export_limit_w", site.export_limit_w, export_w),
+            ("import_limit_w", site.import_limit_w, import_w),
+        ):
+            if isfinite(told_w) and told_w != its_w:
+                raise InvalidInput(name, told_w, f"must be that of {its}, which has {its_w:g}")
+
+
+def _check_gateways(
+    connection: Connection, wanted: Sequence[NewGateway | str], found: Mapping[str | int, _Place]
+) -> None:
+    """Raise InvalidInput for a gateway that is said to speak two ways: one of them would get no commands."""
+    numbers = [place.number for place in found.values()]
+    links = select(GATEWAY.c.gateway_no, GATEWAY.c.link).where(GATEWAY.c.gateway_no.in_(numbers))
+    of_number = {row.gateway_no: row.link for row in (connection.execute(links) if found else ())}
+    agreed = {key: of_number[place.number] for key, place in found.items()}
+    for host in wanted:
+        if isinstance(host, str):
+            continue
+        link = agreed.setdefault(_key(host), host.link)
+        if host.link != link:
+            rule = f"must be that of its gateway {host.partner_reference!r}, which speaks {link}"
+            raise InvalidInput("link", host.link, rule)
 
 
 def _with_connection_points(connection: Connection, found: dict[str | int, _Place]) -> dict[str | int, _Place]:
@@ -225,6 +272,7 @@ def _settle_gateways(
     connection: Connection, organisation_id: str, wanted: Sequence[NewGateway | str], now_ns: int
 ) -> dict[str | int, _Place]:
     found = _existing(connection, GATEWAY, organisation_id, wanted)
+    _check_gateways(connection, wanted, found)
     new = {_key(host): host for host in wanted if not isinstance(host, str) and _key(host) not in found}
     numbers = take_numbers(connection, GATEWAY, len(new))
     rows = []

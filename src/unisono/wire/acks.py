@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,10 @@ class _Acks(msgspec.Struct):
     acks: list[AckRow]
 
 
+class _LooseAcks(msgspec.Struct):
+    acks: list[msgspec.Raw]
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedAcks:
     """The good answers as a batch, and one RowError for each of the others."""
@@ -35,33 +40,54 @@ class DecodedAcks:
 
 
 _DECODER: Final = msgspec.json.Decoder(_Acks)
+_LOOSE: Final = msgspec.json.Decoder(_LooseAcks)
+_ROW: Final = msgspec.json.Decoder(AckRow)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 def decode_acks(payload: bytes, gateway_no: int, known: KnownDevices, known_ns: int) -> DecodedAcks:
     """Return the answers of a gateway; raises InvalidInput when it is no list of answers at all."""
+    errors: list[RowError] = []
     try:
         rows = _DECODER.decode(payload).acks
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise InvalidInput("body", payload[:80], f"is no list of acks: {wrong}") from wrong
-    if len(rows) > ACKS_PER_MESSAGE_MAX:
-        raise InvalidInput("acks", len(rows), f"must be at most {ACKS_PER_MESSAGE_MAX} a message")
+        places: Sequence[int] = range(len(rows))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        rows, places, errors = _decode_each(payload)
+    if len(rows) + len(errors) > ACKS_PER_MESSAGE_MAX:
+        raise InvalidInput("acks", len(rows) + len(errors), f"must be at most {ACKS_PER_MESSAGE_MAX} a message")
     claimed = np.fromiter((no if -1 <= no < 2**31 else -2 for no, *_ in rows), np.int32, len(rows))
     owned = np.where(claimed == RENEWAL_NO, 0, known.own_device_nos(gateway_no, np.maximum(claimed, 0)))
     good: list[AckRow] = []
-    errors: list[RowError] = []
     for at, row in enumerate(rows):
-        error = _error(at, row, is_known=bool(owned[at] >= 0))
+        error = _error(places[at], row, is_known=bool(owned[at] >= 0))
         if error is None:
             good.append(row)
         else:
             errors.append(error)
+    errors.sort(key=lambda error: error.row)
     return DecodedAcks(_batch(good, gateway_no, known_ns), tuple(errors))
 
 
 def encode_acks(rows: list[AckRow]) -> bytes:
     """Return the JSON that a gateway sends."""
     return _ENCODER.encode({"acks": rows})
+
+
+def _decode_each(payload: bytes) -> tuple[list[AckRow], list[int], list[RowError]]:
+    try:
+        parts = _LOOSE.decode(payload).acks
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise InvalidInput("body", payload[:80], f"is no list of acks: {wrong}") from wrong
+    rows: list[AckRow] = []
+    places: list[int] = []
+    errors: list[RowError] = []
+    for place, part in enumerate(parts):
+        try:
+            rows.append(_ROW.decode(part))
+            places.append(place)
+        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            errors.append(RowError(place, "acks", str(wrong), "malformed"))
+    return rows, places, errors
 
 
 def _error(at: int, row: AckRow, *, is_known: bool) -> RowError | None:

@@ -33,6 +33,9 @@ Efficiency = Annotated[float, BeforeValidator(_number), Field(ge=0.3, le=1, allo
 LineSeconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=604_800, allow_inf_nan=False)]
 Temperature = Annotated[float, BeforeValidator(_number), Field(ge=-40, le=100, allow_inf_nan=False)]
 
+# Type of the error that names a field of its own.
+_ORDER: Final = "order"
+
 LINE_EXAMPLE: Final[dict[str, JsonValue]] = {
     "partner_reference": "home-17/battery",
     "asset_type": "bess",
@@ -122,9 +125,9 @@ class EnrolmentLine(Asked):
     def _bounds_in_order(self) -> Self:
         limits = self.limits()
         if limits.soc_reserve_frac > limits.soc_max_frac:
-            raise PydanticCustomError("order", "soc_reserve_frac must not be above soc_max_frac")
+            raise _out_of_order("soc_reserve_frac", limits.soc_reserve_frac, "soc_max_frac")
         if limits.comfort_low_degc > limits.comfort_high_degc:
-            raise PydanticCustomError("order", "comfort_low_degc must not be above comfort_high_degc")
+            raise _out_of_order("comfort_low_degc", limits.comfort_low_degc, "comfort_high_degc")
         return self
 
     @property
@@ -172,6 +175,8 @@ def parse_line(text: bytes) -> EnrolmentLine:
         return EnrolmentLine.model_validate_json(text)
     except ValidationError as wrong:
         first = wrong.errors(include_url=False)[0]
+        if first["type"] == _ORDER:
+            raise InvalidInput(first["ctx"]["field"], first["ctx"]["value"], first["msg"]) from wrong
         value = None if first["type"] == "missing" else plain_value(first.get("input"))
         raise InvalidInput(field_path(first["loc"]) or "line", value, first["msg"]) from wrong
 
@@ -186,6 +191,10 @@ def line_of_asset(asset: Asset) -> EnrolmentLine:
         max_charge_kw=asset.max_charge_kw,
         capacity_kwh=asset.capacity_kwh,
     )
+
+
+def _out_of_order(field: str, value: float, above: str) -> PydanticCustomError:
+    return PydanticCustomError(_ORDER, "must not be above {above}", {"field": field, "value": value, "above": above})
 
 
 def _or(value: float | None, default: float) -> float:

@@ -222,10 +222,20 @@ def _member_nos(connection: Connection, caller: Caller, members: Sequence[str | 
     except NotFound as unknown:
         rule = "is no device of this organisation"
         raise InvalidInput(f"{field}[{ids[unknown.ref]}]", unknown.ref, rule) from unknown
-    for member in members:
+    for at, member in enumerate(members):
         if isinstance(member, DeviceFilter):
+            _check_portfolio(connection, caller, member, f"{field}[{at}].portfolio_id")
             found.update(listings.device_nos(connection, caller.organisation_id, _choice(member)))
     return sorted(found)
+
+
+def _check_portfolio(connection: Connection, caller: Caller, asked: DeviceFilter, field: str) -> None:
+    if asked.portfolio_id is None:
+        return
+    try:
+        portfolios.get(connection, caller.organisation_id, asked.portfolio_id)
+    except NotFound as unknown:
+        raise InvalidInput(field, asked.portfolio_id, "is no portfolio of this organisation") from unknown
 
 
 def _choice(asked: DeviceFilter) -> DeviceChoice:

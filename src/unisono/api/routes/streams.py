@@ -113,6 +113,7 @@ async def stream_events(
     if last_event_id is not None and not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise InvalidInput("Last-Event-ID", last_event_id, "must be a seq of the event log")
     if portfolio_id is not None:
+        check_id("portfolio", portfolio_id, "portfolio_id")
         await context.run(lambda connection: portfolios.get(connection, caller.organisation_id, portfolio_id))
     if last_event_id is None:
         begin = await context.run(views.newest_event_seq)

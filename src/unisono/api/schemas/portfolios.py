@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from unisono.api.schemas.types import INSTANT_EXAMPLE, Asked, AssetType, EnergyKwh, PowerKw, Text, Zip, id_of
 
@@ -28,6 +29,12 @@ class Asset(Asked):
         default=None, description="Your own id; made up from the device's when left out."
     )
 
+    @model_validator(mode="after")
+    def _a_battery_holds_energy(self) -> Self:
+        if self.asset_type == "bess" and not self.capacity_kwh:
+            raise PydanticCustomError("capacity", "capacity_kwh must be given for bess, and be above 0")
+        return self
+
 
 class DeviceFilter(Asked):
     """All devices of the organisation that meet every condition given, as enrolled at the moment of the call."""
@@ -40,7 +47,15 @@ class DeviceFilter(Asked):
     every_nth: int | None = Field(default=None, ge=1, le=1000, description="Keep one device in n, by device_no.")
 
 
-Member = id_of("device")
+def _branch(value: object) -> str:
+    return "(id)" if isinstance(value, str) else "(filter)"
+
+
+# Told apart by their form, so that a mistake in one is not also told as a mistake in the other.
+Member: TypeAlias = Annotated[
+    Annotated[id_of("device"), Tag("(id)")] | Annotated[DeviceFilter, Tag("(filter)")],  # type: ignore[valid-type]
+    Discriminator(_branch),
+]
 
 
 class PortfolioAsked(Asked):
@@ -63,7 +78,7 @@ class PortfolioAsked(Asked):
 
     name: Text
     assets: list[Asset] = Field(default=[], max_length=ASSETS_MAX)
-    members: list[Member | DeviceFilter] = Field(default=[], max_length=100_000)  # type: ignore[valid-type]
+    members: list[Member] = Field(default=[], max_length=100_000)
     purpose: Literal["trading", "programme", "view"] = "trading"
     partner_reference: Text | None = None
 
@@ -76,8 +91,8 @@ class PortfolioPatch(Asked):
     )
 
     name: Text | None = None
-    add_members: list[Member | DeviceFilter] = Field(default=[], max_length=100_000)  # type: ignore[valid-type]
-    remove_members: list[Member | DeviceFilter] = Field(default=[], max_length=100_000)  # type: ignore[valid-type]
+    add_members: list[Member] = Field(default=[], max_length=100_000)
+    remove_members: list[Member] = Field(default=[], max_length=100_000)
 
 
 class Portfolio(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -102,9 +103,13 @@ class RegionProcess:
         return dict(wait_until(lambda: self.truth, STOP_TIMEOUT_S, "the region's ledger"))
 
     def stop(self) -> None:
-        """End it if it still runs."""
-        if self.process.poll() is None:
-            _end(self.process)
+        """End it if it still runs, and let go of its pipes."""
+        _end(self.process)
+        self._reader.join(STOP_TIMEOUT_S)
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # an order that it did not live to read
+                pipe.close()
         self._log.close()
 
     def _read_status(self) -> None:
