@@ -227,3 +227,32 @@ def test_a_gateway_is_shut_out_and_let_in_again_with_a_new_secret(plant: Plant) 
     assert not record.is_revoked
     assert record.secret_sha256 == keys.digest(rotated["gateway_secret"])
     assert plant.post(f"{path}/rotate-secret", once="r").json()["gateway_secret"] is None
+
+
+def test_a_gateway_or_site_told_of_in_two_ways_is_refused_by_row(plant: Plant) -> None:
+    bodies = [
+        [line(0, link="http", site_export_limit_kw=5), line(1, link="mqtt"), line(2)],
+        [line(4, gateway_reference="g0"), line(5, gateway_reference="g0", link="http")],
+        [line(6, site_reference="s0", zip="10001"), line(7, site_reference="s0", link="http")],
+        [line(8, site_reference="s0", site_export_limit_kw=6), line(9, site_reference="s9")],
+    ]
+    told = []
+    for number, body in enumerate(bodies):
+        job = enrol(plant, body, f"job {number}")
+        plant.work_through_jobs()
+        errors = plant.get(job["errors_url"]).json()["items"]
+        told.append([(error["row"], error["field"]) for error in errors])
+    assert told == [[(1, "link"), (2, "link")], [(0, "link")], [(0, "zip")], [(0, "export_limit_w")]]
+    links = {gateway["partner_reference"]: gateway["link"] for gateway in plant.get("/v1/gateways").json()["items"]}
+    assert links["g0"] == "http"
+
+
+def test_bounds_in_the_wrong_order_name_the_field_that_is_too_high(plant: Plant) -> None:
+    job = enrol(plant, [line(0, soc_reserve_frac=0.9, soc_max_frac=0.5)])
+    plant.work_through_jobs()
+    (error,) = plant.get(job["errors_url"]).json()["items"]
+    assert (error["field"], error["value"], error["rule"]) == (
+        "soc_reserve_frac",
+        "0.9",
+        "must not be above soc_max_frac",
+    )

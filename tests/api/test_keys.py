@@ -6,6 +6,8 @@ import pytest
 from tests.api.conftest import NOW_NS, Plant, problem_of
 
 from unisono.base.instants import NS_PER_S
+from unisono.model.totals import COUNTER_NAMES, IngestCounters
+from unisono.store import gateways
 
 OPEN_PATHS = {"/healthz"}
 GHOST = "01KK79P8RC0000000000000000"
@@ -137,7 +139,7 @@ def test_one_organisation_sees_nothing_of_another(plant: Plant) -> None:
     caught = plant.post(
         "/v1/vpp/portfolios", {"name": "net", "members": [{"portfolio_id": made["portfolio_id"]}]}, key=stranger
     )
-    assert caught.json()["n_devices"] == 0
+    assert problem_of(caught, 422)["field"] == "members[0].portfolio_id"
     assert len(plant.get("/v1/keys", key=stranger).json()["items"]) == 1
 
 
@@ -160,3 +162,18 @@ def test_a_key_of_another_organisation_cannot_be_revoked(plant: Plant) -> None:
     _, stranger = plant.organisation("key thief")
     key_id = plant.get("/v1/keys").json()["items"][0]["key_id"]
     problem_of(plant.post(f"/v1/keys/{key_id}/revoke", key=stranger), 404)
+
+
+def test_a_cursor_with_a_control_character_is_refused_as_a_cursor(plant: Plant) -> None:
+    problem = problem_of(plant.get("/v1/keys?cursor=IlwwMDAwIg"), 422)
+    assert problem["field"] == "cursor"
+    problem = problem_of(plant.get("/v1/keys?cursor=Ilx1MDAwMCI="), 422)
+    assert (problem["field"], problem["rule"]) == ("cursor", "is no cursor of this list")
+
+
+def test_an_organisation_counts_the_readings_of_its_own_gateways_only(plant: Plant) -> None:
+    with plant.database.begin() as connection:
+        own = gateways.add(connection, plant.organisation_id, NOW_NS).gateway_no
+    counts = dict.fromkeys((own, own + 1_000_000), (3, *(0,) * (len(COUNTER_NAMES) - 1)))
+    plant.picture.fold_counters(IngestCounters(role="front", instance="f", at_ns=NOW_NS, counts_of_gateway=counts))
+    assert plant.get("/v1/ingest/counters").json()["totals"]["accepted"] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -54,12 +55,16 @@ def test_declared_devices_are_enrolled_but_none_of_them_is_dependable(plant: Pla
         ({"colour": "red"}, "assets[1].colour", "not permitted"),
         ({"partner_reference": "a\u0000b"}, "assets[1].partner_reference", "control"),
         ({"partner_reference": " "}, "assets[1].partner_reference", "blank"),
+        ({"partner_reference": "\ud800"}, "assets[1].partner_reference", "unicode"),
+        ({"capacity_kwh": None}, "assets[1]", "capacity_kwh must be given for bess"),
+        ({"capacity_kwh": 0}, "assets[1]", "capacity_kwh must be given for bess"),
     ],
 )
 def test_a_bad_asset_is_refused_by_field_value_and_rule(
     plant: Plant, change: dict[str, Any], field: str, rule: str
 ) -> None:
-    response = plant.post("/v1/vpp/portfolios", {"name": "p", "assets": [BATTERY, {**BATTERY, **change}]})
+    body = json.dumps({"name": "p", "assets": [BATTERY, {**BATTERY, **change}]}).encode()
+    response = plant.call("POST", "/v1/vpp/portfolios", content=body, headers={"Content-Type": "application/json"})
     problem = problem_of(response, 422)
     assert problem["field"] == field
     assert rule in problem["rule"]
@@ -98,6 +103,29 @@ def test_an_unknown_member_is_named_by_its_place(plant: Plant) -> None:
     assert problem["value"] == ghost
 
 
+@pytest.mark.parametrize(
+    ("member", "field"),
+    [
+        ("dev_0", "members[0]"),
+        ({"asset_type": "flywheel"}, "members[0].asset_type"),
+        ({"portfolio_id": "pfo_01KK79P8RC0000000000000000"}, "members[0].portfolio_id"),
+        ({"portfolio_id": "pfo_0"}, "members[0].portfolio_id"),
+    ],
+)
+def test_a_member_that_names_nothing_is_refused_once_and_by_its_own_field(
+    plant: Plant, member: Any, field: str
+) -> None:
+    problem = problem_of(plant.post("/v1/vpp/portfolios", {"name": "m", "members": [member]}), 422)
+    assert [error["field"] for error in problem["errors"]] == [field]
+
+
+@pytest.mark.parametrize("body", [b'{"name": "\xff"}', b'{"name": ' + b"[" * 5000 + b"]" * 5000 + b"}"])
+def test_a_body_that_no_parser_takes_is_named_as_the_body(plant: Plant, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    problem = problem_of(plant.call("POST", "/v1/vpp/portfolios", content=body, headers=headers), 400)
+    assert problem["field"] == "body"
+
+
 def test_members_are_let_in_and_out(plant: Plant) -> None:
     first = plant.portfolio(assets=[BATTERY, BATTERY])
     ids = [asset["device_id"] for asset in first["assets"]]
@@ -110,7 +138,8 @@ def test_members_are_let_in_and_out(plant: Plant) -> None:
 
 def test_a_name_that_is_taken_is_a_conflict(plant: Plant) -> None:
     plant.portfolio(name="Same")
-    problem_of(plant.post("/v1/vpp/portfolios", {"name": "Same", "assets": []}), 409)
+    problem = problem_of(plant.post("/v1/vpp/portfolios", {"name": "Same", "assets": []}), 409)
+    assert (problem["field"], problem["value"], problem["rule"]) == ("portfolio name", "Same", "exists already")
 
 
 def test_what_was_decided_is_on_the_event_log(lone_plant: Plant) -> None:

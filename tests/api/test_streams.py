@@ -119,3 +119,7 @@ def test_streams_are_bounded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> N
     response = plant.get(f"/v1/stream/portfolios/{made['portfolio_id']}")
     assert problem_of(response, 429)["field"] == "live streams"
     assert response.headers["retry-after"] == "10"
+
+
+def test_an_event_stream_of_no_portfolio_id_is_refused_by_its_field(plant: Plant) -> None:
+    assert problem_of(plant.get("/v1/stream/events?portfolio_id=%00"), 422)["field"] == "portfolio_id"

@@ -210,6 +210,21 @@ def test_an_impossible_dispatch_is_refused_with_field_and_rule() -> None:
     assert (entry.kind, entry.body["field"]) == ("dispatch.refused", "end_ns")
 
 
+def test_a_dispatch_that_comes_after_its_end_is_refused_and_closed_and_moves_nobody() -> None:
+    fleet = fleet_of(batteries(2))
+    late = dispatch_of(fleet, 1_000.0)
+    fleet.run(3)
+    late = msgspec.structs.replace(late, start_ns=fleet.now_ns - 60 * NS_PER_S, end_ns=fleet.now_ns - NS_PER_S)
+    late = msgspec.structs.replace(late, targets=(msgspec.structs.replace(late.targets[0], start_ns=late.start_ns),))
+    result = fleet.cycle(late)
+    assert [entry.kind for entry in result.outcomes.log] == ["dispatch.refused"]
+    row = progress_of(result)
+    assert (row.state, row.revision, row.n_targeted) == ("completed", 1, 0)
+    assert len(result.frames) == 0
+    again = fleet.cycle(late)
+    assert (again.outcomes.log, again.outcomes.progress) == ((), ())
+
+
 def test_an_empty_portfolio_is_accepted_and_falls_short() -> None:
     fleet = fleet_of(batteries(1))
     fleet.cycle(dispatch_of(fleet, 1_000.0, portfolio_no=77, portfolio_id="pfo_77"))

@@ -118,7 +118,21 @@ def test_answers_of_foreign_devices_and_odd_codes_are_refused_by_row() -> None:
     ]
 
 
-@pytest.mark.parametrize("payload", [b"", b"{}", b'{"acks":[[1,2]]}', b'{"acks":[["a",1,2,3,4]]}'])
+def test_one_answer_of_another_form_does_not_spoil_the_others() -> None:
+    known = Identity()
+    known.fold(fleet())
+    payload = f'{{"acks":[["x",1,5,0,{NOW_MS}],[11,1,5,0,{NOW_MS}],[1,2],7,[21,1,5,0,{NOW_MS}]]}}'.encode()
+    acks = decode_acks(payload, 1, known, NOW_NS)
+    assert acks.batch.device_no.tolist() == [11]
+    assert [(error.row, error.cause) for error in acks.rejected] == [
+        (0, "malformed"),
+        (2, "malformed"),
+        (3, "malformed"),
+        (4, "unknown_device"),
+    ]
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"acks":5}', b"[[1,2,3,4,5]]"])
 def test_what_is_no_list_of_answers_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidInput):
         decode_acks(payload, 1, Identity(), NOW_NS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Protocol, TypeVar
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from starlette.types import ASGIApp
 
 from unisono.base.clock import Clock
-from unisono.base.errors import TooMany
+from unisono.base.errors import TooMany, Unavailable
 from unisono.services.picture import Asker, Picture
 from unisono.store.database import Database
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 THREADS: Final = 4
 # Requests that may wait for a thread; at some 5 ms each the last one waits about 0.2 s, beyond that we say so.
 WAITING_MAX: Final = 256
+# A database that hangs without closing its connections is told to the caller before his own patience (30 s) ends.
+ANSWER_S: Final = 20.0
 
 
 class Bus(Asker, Protocol):
@@ -72,6 +75,7 @@ class ApiContext:
     n_streams: int = 0
     _limiter: anyio.CapacityLimiter | None = None
     _n_waiting: int = 0
+    _working: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction in one of a bounded number of threads; raises TooMany when too many wait."""
@@ -82,17 +86,39 @@ class ApiContext:
 
         return await self.in_thread(in_transaction)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run blocking ``work`` in one of the bounded threads; it is finished even when the caller goes away."""
+    async def in_thread(self, work: Callable[[], T], timeout_s: float = ANSWER_S) -> T:
+        """Run blocking ``work`` in one of the bounded threads; it is finished even when the caller goes away.
+
+        Raises Unavailable after ``timeout_s``: what has begun by then still goes on, what waits is not begun any more.
+        """
         if self._n_waiting >= WAITING_MAX:
             raise TooMany("requests that wait for a thread", WAITING_MAX, retry_after_s=1.0)
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(THREADS)
+        late = Unavailable("PostgreSQL", f"no answer within {timeout_s:g} s")
+        is_given_up = threading.Event()
+
+        def unless_given_up() -> T:
+            if is_given_up.is_set():
+                raise late
+            return work()
+
         self._n_waiting += 1
-        try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
-        finally:
-            self._n_waiting -= 1
+        working = asyncio.create_task(anyio.to_thread.run_sync(unless_given_up, limiter=self._limiter))
+        self._working.add(working)
+        working.add_done_callback(self._note_done)
+        finished, _ = await asyncio.wait({working}, timeout=timeout_s)
+        if not finished:
+            is_given_up.set()
+            raise late
+        return working.result()
+
+    def _note_done(self, working: asyncio.Task[Any]) -> None:
+        self._working.discard(working)
+        self._n_waiting -= 1
+        if not working.cancelled():
+            # Seen, also when nobody waits for it any more.
+            working.exception()
 
 
 def context_of(request: Request) -> ApiContext:

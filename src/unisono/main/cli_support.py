@@ -15,6 +15,8 @@ from unisono.main.config import Settings
 
 # Three letters, an underscore, 26 characters of base 32.
 ID_WIDTH: Final = 30
+# A pipe has no width: a value cut to 80 columns would be lost to whoever reads it.
+PIPE_WIDTH: Final = 2000
 
 
 def load_settings() -> Settings:
@@ -44,6 +46,5 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> N
         table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
     console = Console()
     if not console.is_terminal:
-        # A pipe has no width: cut values would be lost to whoever reads it.
-        console.width = max(console.width, console.measure(table).maximum)
+        console.width = PIPE_WIDTH
     console.print(table)

@@ -83,7 +83,9 @@ class Settings(BaseModel):
     retention_commands_days: Days = Field(default=1830, description="Days for which commands and answers are kept.")
     retention_outcomes_days: Days = Field(default=3660, description="Days for which outcomes of dispatches are kept.")
     stream_bytes_max: int = Field(
-        default=10 * 2**30, ge=2**28, description="Most bytes that our own NATS may hold on disk."
+        default=10 * 2**30,
+        ge=6 * 2**30,
+        description="Most bytes that our own NATS may hold on disk; its five streams alone take 5,888 MiB.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     desk_nice: int = Field(

@@ -214,8 +214,8 @@ def _type(schema: dict[str, Any]) -> str:
             item = name.removeprefix("Page_").rstrip("_")
             return f"page of [{item}](#{item.lower()})" if "dict" not in item else "page of objects"
         return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        return " or ".join(_type(choice) for choice in schema["anyOf"])
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(_type(choice) for choice in choices)
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:

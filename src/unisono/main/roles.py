@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # An engine that restarts is back within 2 s; after this the supervisor's pauses take over.
 CONNECT_TIMEOUT_S: Final = 20.0
+# A thread that waits for a hanging PostgreSQL can't be ended; a role that has nothing more to do ends without it.
+END_GRACE_S: Final = 4.0
 
 
 @dataclass(slots=True)
@@ -193,14 +196,30 @@ async def _wired(role: str, settings: Settings, facts: Endpoints) -> AsyncIterat
             await bus.close()
 
 
-async def _until_told(role: str, settings: Settings, facts: Endpoints) -> None:
-    """Run the role; SIGTERM and SIGINT cancel it."""
+async def _until_told(role: str, settings: Settings, facts: Endpoints) -> int:
+    """Run the role and return its exit code; SIGTERM and SIGINT cancel it."""
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(run(role, settings, facts))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)
-    with contextlib.suppress(asyncio.CancelledError):  # told to stop: that is how a role ends
-        await work
+    code = 0
+    try:
+        with contextlib.suppress(asyncio.CancelledError):  # told to stop: that is how a role ends
+            await work
+    except* UnisonoError as failed:
+        code = 3
+        for error in _each(failed):
+            log.exception("role fails", extra={"why": str(error)})
+            print(error, file=sys.stderr, flush=True)
+    _end_soon(code)
+    return code
+
+
+def _end_soon(code: int) -> None:
+    """End the process after the grace, should one of its threads hang."""
+    ending = threading.Timer(END_GRACE_S, os._exit, (code,))
+    ending.daemon = True
+    ending.start()
 
 
 def _facts(settings: Settings, role: str) -> Endpoints:
@@ -220,14 +239,14 @@ def main(arguments: list[str]) -> int:
     warm.choose_cache(Path(settings.folder))
     journal.start(role, settings.folder, settings.log_level)
     try:
-        uvloop.run(_until_told(role, settings, _facts(settings, role)))
-    except* UnisonoError as failed:
-        for error in _each(failed):
-            log.exception("role fails", extra={"why": str(error)})
-            print(error, file=sys.stderr)
-        sys.exit(3)
-    log.info("role ends")
-    return 0
+        facts = _facts(settings, role)
+    except UnisonoError as missing:
+        log.exception("role fails", extra={"why": str(missing)})
+        print(missing, file=sys.stderr)
+        return 3
+    code = uvloop.run(_until_told(role, settings, facts))
+    log.info("role ends", extra={"code": code})
+    return code
 
 
 def _each(group: BaseExceptionGroup[UnisonoError]) -> Iterator[UnisonoError]:

@@ -104,7 +104,7 @@ def _urgency(active: ActiveDispatch) -> tuple[int, int, int]:
 def _turn(state: PlantState, active: ActiveDispatch, now_ns: int) -> None:
     """Begin or end the dispatch if it is time to."""
     spec = active.spec
-    if active.state == CANCELLED:
+    if active.state in (CANCELLED, COMPLETED):
         return
     if now_ns >= spec.end_ns:
         active.state = COMPLETED

@@ -11,7 +11,7 @@ import msgspec
 
 from unisono.base.errors import InvalidInput
 from unisono.base.instants import NS_PER_S
-from unisono.brain.dispatch.controller import CANCELLED, ActiveDispatch
+from unisono.brain.dispatch.controller import CANCELLED, COMPLETED, ActiveDispatch
 from unisono.brain.dispatch.members import Members, carried_over, new_members
 from unisono.brain.dispatch.profile import check
 from unisono.model.dispatch import Dispatch, OptOutChange, Request
@@ -104,8 +104,8 @@ def _fold_dispatch(state: PlantState, spec: Dispatch, now_ns: int) -> None:
     except InvalidInput as wrong:
         body: dict[str, object] = {"field": wrong.field, "value": str(wrong.value), "rule": wrong.rule}
         state.pending_log.append(log_entry(spec, REFUSED, now_ns, body))
-        if active is None:
-            remember(state, spec.dispatch_id, spec.revision, "refused")
+        if active is None and spec.dispatch_id not in state.ended:
+            _close_unseen(state, spec, now_ns)
         return
     if active is None:
         _accept(state, spec, now_ns)
@@ -139,6 +139,20 @@ def _accept(state: PlantState, spec: Dispatch, now_ns: int) -> None:
             },
         )
     )
+
+
+def _close_unseen(state: PlantState, spec: Dispatch, now_ns: int) -> None:
+    """End a dispatch that can't begin any more, so that its record does not wait for it for ever.
+
+    It came too late: the way here was shut for longer than it was to last, or a restored plant announces it again.
+    """
+    if spec.end_ns > now_ns:
+        remember(state, spec.dispatch_id, spec.revision, "refused")
+        return
+    dispatch_no = spec.dispatch_no if spec.dispatch_no >= 0 else state.next_dispatch_no
+    state.next_dispatch_no = max(state.next_dispatch_no, dispatch_no) + 1
+    closed = state.dispatches[spec.dispatch_id] = draft(state, spec, now_ns, dispatch_no)
+    closed.state = COMPLETED
 
 
 def _revise(state: PlantState, active: ActiveDispatch, spec: Dispatch, now_ns: int) -> None:

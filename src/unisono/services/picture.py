@@ -7,8 +7,9 @@ monotonic instant of receipt, so that a stepped wall clock ages nothing. Nothing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -92,10 +93,10 @@ class Picture:
     async def changed(self, after_version: int, timeout_s: float) -> int:
         """Return the version as soon as it is above ``after_version``, or after ``timeout_s`` as it is."""
         if self._version <= after_version:
-            try:
-                await asyncio.wait_for(self._news.wait(), timeout_s)
-            except TimeoutError:
-                return self._version
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the news.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._news.wait()
         return self._version
 
     def shards(self) -> tuple[Heard, ...]:
@@ -145,12 +146,17 @@ class Picture:
                     accepted[gateway_no] = accepted.get(gateway_no, 0) + counts[0]
         return accepted
 
-    def ingest_counts(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Return sums over gateways by (role, instance), named as in COUNTER_NAMES."""
+    def ingest_counts(self, gateway_nos: Set[int] | None = None) -> dict[tuple[str, str], dict[str, int]]:
+        """Return sums over these gateways (None: all) by (role, instance), named as in COUNTER_NAMES."""
         sources = [*self._counters.values(), *(heard.totals.ingest for heard in self._heard_of_shard.values())]
         counts = {}
         for counters in sources:
-            columns = zip(*counters.counts_of_gateway.values(), strict=False)
+            wanted = (
+                counts
+                for gateway_no, counts in counters.counts_of_gateway.items()
+                if gateway_nos is None or gateway_no in gateway_nos
+            )
+            columns = zip(*wanted, strict=False)
             sums = [sum(column) for column in columns] or [0] * len(COUNTER_NAMES)
             counts[(counters.role, counters.instance)] = dict(zip(COUNTER_NAMES, sums, strict=False))
         return counts

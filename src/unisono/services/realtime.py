@@ -135,7 +135,8 @@ class _Loop:
                 break
         log.info("caught up", extra={"positions": self.inbox.positions, "n_devices": self._state.n_devices})
 
-    async def _cycle(self) -> None:
+    async def _cycle(self) -> bool:
+        """Run one cycle and hand out what came of it; return whether it commanded anybody."""
         began_ns = self._clock.monotonic_ns()
         result = await self._in_worker(self._step, self.inbox.drain())
         cycle_ms = (self._clock.monotonic_ns() - began_ns) / NS_PER_MS

@@ -58,6 +58,12 @@ def records(connection: Connection, gateway_nos: Collection[int]) -> list[Gatewa
     return [GatewayRecord(**row._asdict()) for row in connection.execute(found)]
 
 
+def numbers(connection: Connection, organisation_id: str) -> set[int]:
+    """Return the numbers of an organisation's gateways."""
+    mine = select(GATEWAY.c.gateway_no).where(GATEWAY.c.organisation_id == organisation_id)
+    return set(connection.execute(mine).scalars())
+
+
 def _change(
     connection: Connection, organisation_id: str, gateway_id: str, now_ns: int, **values: object
 ) -> GatewayRecord:

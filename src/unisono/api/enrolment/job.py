@@ -7,6 +7,7 @@ job over after a crash repeats nothing and leaves nothing out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Final
@@ -188,10 +189,9 @@ async def run_enrolments(context: ApiContext) -> None:
             log.warning("enrolment waits", extra={"why": str(away)})
             await asyncio.sleep(1.0)
             continue
-        try:
-            await asyncio.wait_for(context.job_news.wait(), LOOK_EVERY_S)
-        except TimeoutError:
-            continue
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await context.job_news.wait()
 
 
 def queue(connection: Connection, organisation_id: str, seed: bytes, body: bytes, now_ns: int) -> Job:
