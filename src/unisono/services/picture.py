@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -146,7 +146,7 @@ class Picture:
                     accepted[gateway_no] = accepted.get(gateway_no, 0) + counts[0]
         return accepted
 
-    def ingest_counts(self, gateway_nos: Set[int] | None = None) -> dict[tuple[str, str], dict[str, int]]:
+    def ingest_counts(self, gateway_nos: Collection[int] | None = None) -> dict[tuple[str, str], dict[str, int]]:
         """Return sums over these gateways (None: all) by (role, instance), named as in COUNTER_NAMES."""
         sources = [*self._counters.values(), *(heard.totals.ingest for heard in self._heard_of_shard.values())]
         counts = {}

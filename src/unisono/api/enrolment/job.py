@@ -20,7 +20,7 @@ from unisono.api.enrolment.line import EnrolmentLine, parse_line
 from unisono.api.enrolment.places import place_of_zip
 from unisono.base.errors import CallerError, Conflict, InvalidInput, Unavailable
 from unisono.base.units import w_of_kw
-from unisono.model.technology import Lifecycle
+from unisono.model.technology import CommandKind, Fallback, Lifecycle
 from unisono.model.totals import LogEntry
 from unisono.store import enrolment, event_log, job_secrets, jobs, keys
 from unisono.store.enrolment import NewDevice, NewGateway, NewSite
@@ -85,6 +85,8 @@ def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
         telemetry_period_s=line.telemetry_period_s,
         command_latency_s=line.command_latency_s,
         command_ttl_s=line.command_ttl_s,
+        control_kinds=tuple(int(CommandKind[kind.upper()]) for kind in line.control_kinds),
+        fallback=int(Fallback[line.fallback.upper()]),
         merit_micros_per_kwh=round(line.merit_usd_per_kwh * MICROS_PER_USD),
     )
 

@@ -14,8 +14,9 @@ from pydantic_core import PydanticCustomError
 
 from unisono.api.problems import field_path, plain_value
 from unisono.api.schemas.portfolios import Asset
-from unisono.api.schemas.types import Asked, AssetType, EnergyKwh, PowerKw, Text, Zip
+from unisono.api.schemas.types import Asked, AssetType, EnergyKwh, Instant, PowerKw, Text, Zip
 from unisono.base.errors import InvalidInput
+from unisono.base.instants import MISSING_NS
 from unisono.base.units import w_of_kw, wh_of_kwh
 from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.model.technology import Technology
@@ -32,6 +33,12 @@ Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1, allow_in
 Efficiency = Annotated[float, BeforeValidator(_number), Field(ge=0.3, le=1, allow_inf_nan=False)]
 LineSeconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=604_800, allow_inf_nan=False)]
 Temperature = Annotated[float, BeforeValidator(_number), Field(ge=-40, le=100, allow_inf_nan=False)]
+
+ControlKind = Literal[
+    "power_setpoint", "import_export_limit", "mode", "temperature_offset", "shed_level", "schedule", "release"
+]
+# No limit at all, as the column of the fleet says it.
+EVENTS_WITHOUT_LIMIT: Final = 2**31 - 1
 
 # Type of the error that names a field of its own.
 _ORDER: Final = "order"
@@ -111,6 +118,17 @@ class EnrolmentLine(Asked):
     soc_max_frac: Fraction = 1.0
     comfort_low_degc: Temperature | None = None
     comfort_high_degc: Temperature | None = None
+    ready_by: Instant | None = Field(default=None, description="When an EV must hold needed_energy_kwh.")
+    needed_energy_kwh: EnergyKwh | None = Field(default=None, description="Stored energy wanted at ready_by.")
+    events_per_season_max: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="How often the owner lets it be called; left out: as often as needed."
+    )
+    control_kinds: list[ControlKind] = Field(
+        default=["power_setpoint"], min_length=1, max_length=7, description="What it obeys, the preferred one first."
+    )
+    fallback: Literal["normal_operation", "zero_power", "hold"] = Field(
+        default="normal_operation", description="What it does by itself when a lease has run out."
+    )
     telemetry_period_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=86_400, allow_inf_nan=False)] = 60.0
     command_latency_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
     command_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=10, le=86_400, allow_inf_nan=False)] = 60.0
@@ -128,6 +146,10 @@ class EnrolmentLine(Asked):
             raise _out_of_order("soc_reserve_frac", limits.soc_reserve_frac, "soc_max_frac")
         if limits.comfort_low_degc > limits.comfort_high_degc:
             raise _out_of_order("comfort_low_degc", limits.comfort_low_degc, "comfort_high_degc")
+        if (self.ready_by is None) != (self.needed_energy_kwh is None):
+            raise _incomplete("ready_by", self.ready_by, "needed_energy_kwh")
+        if self.capacity_kwh is not None and (self.needed_energy_kwh or 0.0) > self.capacity_kwh:
+            raise _out_of_order("needed_energy_kwh", self.needed_energy_kwh or 0.0, "capacity_kwh")
         return self
 
     @property
@@ -166,6 +188,11 @@ class EnrolmentLine(Asked):
             soc_max_frac=self.soc_max_frac,
             comfort_low_degc=_or(self.comfort_low_degc, defaults.comfort_low_degc),
             comfort_high_degc=_or(self.comfort_high_degc, defaults.comfort_high_degc),
+            ready_by_ns=MISSING_NS if self.ready_by is None else self.ready_by,
+            needed_energy_wh=wh_of_kwh(self.needed_energy_kwh or 0.0),
+            events_per_season_max=EVENTS_WITHOUT_LIMIT
+            if self.events_per_season_max is None
+            else self.events_per_season_max,
         )
 
 
@@ -195,6 +222,12 @@ def line_of_asset(asset: Asset) -> EnrolmentLine:
 
 def _out_of_order(field: str, value: float, above: str) -> PydanticCustomError:
     return PydanticCustomError(_ORDER, "must not be above {above}", {"field": field, "value": value, "above": above})
+
+
+def _incomplete(field: str, value: object, other: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        _ORDER, "needs {other} beside it, and the other way round", {"field": field, "value": value, "other": other}
+    )
 
 
 def _or(value: float | None, default: float) -> float:

@@ -1,0 +1,53 @@
+"""What a line of a bulk enrolment says of the owner's wishes, without a database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from unisono.api.enrolment.line import parse_line
+from unisono.base.errors import InvalidInput
+from unisono.base.instants import parse_rfc3339
+
+CAR = {"partner_reference": "car-1", "asset_type": "ev", "zip": "97214", "capacity_kwh": 60, "max_charge_kw": 7.2}
+READY_BY = "2026-11-21T07:00:00-08:00"
+
+
+def line(**changes: Any) -> bytes:
+    return json.dumps({**CAR, **changes}).encode()
+
+
+def test_a_car_says_when_it_must_be_ready_and_how_often_it_may_be_called() -> None:
+    limits = parse_line(line(ready_by=READY_BY, needed_energy_kwh=42, events_per_season_max=12)).limits()
+    assert limits.ready_by_ns == parse_rfc3339(READY_BY)
+    assert limits.needed_energy_wh == 42_000.0
+    assert limits.events_per_season_max == 12
+
+
+def test_an_owner_without_wishes_sets_no_limit() -> None:
+    limits = parse_line(line()).limits()
+    assert limits.ready_by_ns == -1
+    assert limits.needed_energy_wh == 0.0
+    assert limits.events_per_season_max == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"ready_by": READY_BY}, "ready_by"),
+        ({"needed_energy_kwh": 10}, "ready_by"),
+        ({"ready_by": "tomorrow", "needed_energy_kwh": 10}, "ready_by"),
+        ({"ready_by": READY_BY, "needed_energy_kwh": 61}, "needed_energy_kwh"),
+        ({"events_per_season_max": -1}, "events_per_season_max"),
+        ({"control_kinds": []}, "control_kinds"),
+        ({"control_kinds": ["telepathy"]}, "control_kinds[0]"),
+        ({"fallback": "explode"}, "fallback"),
+        ({"capacity_kwh": -5}, "capacity_kwh"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused_by_its_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_line(line(**changes))
+    assert refused.value.field == field
