@@ -2,9 +2,9 @@
 
 For export each device counts with the most it may come to by itself before we hear of it: PV in daylight with its
 rating, a running load with 0 (it may stop at any moment, told or not), another device that was told something with
-that, if it is more than what it does now. Import is counted the other way round, but for loads that may start: those are held back by
-their own controls. What is left of the limit goes to those who could add, in proportion; if nothing is left, nobody
-adds, and those who were told to feed in take back their part of the excess.
+that, if it is more than what it does now. Import is counted the other way round, but for loads that may start: those
+are held back by their own controls. What is left of the limit goes to those who could add, in proportion; if nothing
+is left, nobody adds, and those who were told to feed in take back their part of the excess.
 """
 
 from __future__ import annotations

@@ -65,6 +65,14 @@ class Settings(BaseModel):
     telemetry_port: Port = Field(default=8081, description="The port of HTTP telemetry; 0 takes a free one.")
     mqtt_port: Port = Field(default=1883, description="The MQTT port of our own NATS; 0 takes a free one.")
     mqtt_host: str = Field(default="127.0.0.1", description="The MQTT address of your own NATS, for gateways.")
+    mqtt_client_host: str | None = Field(
+        default=None, description="An MQTT broker of yours that gateways with link mqtt_client speak to; unset: none."
+    )
+    mqtt_client_port: Port = Field(default=8883, description="Its port.")
+    mqtt_client_user: str = Field(default="", description="Who the platform is there.")
+    mqtt_client_password: SecretStr = Field(default=SecretStr(""), description="Its password there.")
+    mqtt_client_version: Literal[4, 5] = Field(default=5, description="4 is MQTT 3.1.1, 5 is MQTT 5.")
+    mqtt_client_tls: bool = Field(default=True, description="Whether it is spoken to over TLS.")
     metrics_host: str = Field(default="127.0.0.1", description="The address of health and metrics of each role.")
     metrics_port: Port = Field(
         default=9090, description="Its port for a role that runs as a unit of its own; `unisono up` chooses its own."

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -26,6 +26,9 @@ from unisono.main.clock import SystemClock
 from unisono.main.config import Settings
 from unisono.main.endpoints import Endpoints
 from unisono.store.database import Database, open_database
+
+if TYPE_CHECKING:
+    from unisono.links.mqtt_client.link import MqttClientSettings
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +138,7 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     facts, bus, clock = wiring.facts, wiring.bus, wiring.clock
     login = NatsLogin(facts.nats_url, facts.core_user, facts.core_password)
     broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port)
-    one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker))
+    one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker, _foreign_brokers(wiring.settings)))
     wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
     wiring.checks["registry"] = lambda: "" if one.knows_registry.is_set() else "the registry is being read"
     wiring.checks |= {name: _link_check(name, link) for name, link in one.links.items()}
@@ -156,6 +159,24 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     tasks.create_task(delivery.run(bus, clock, one.identity, one.links, one.held))
     port = endpoints.port_of(facts.telemetry_url)
     tasks.create_task(health.serve(one.telemetry_app, wiring.settings.telemetry_host, port))
+
+
+def _foreign_brokers(settings: Settings) -> tuple[tuple[str, MqttClientSettings], ...]:
+    """Return the operator's own broker, if one is set, under the name that gateways' ``link`` has."""
+    from unisono.links.mqtt_client.link import MqttClientSettings
+
+    if settings.mqtt_client_host is None:
+        return ()
+    login = MqttClientSettings(
+        host=settings.mqtt_client_host,
+        port=settings.mqtt_client_port,
+        client_id="unisono-front",
+        user=settings.mqtt_client_user,
+        password=settings.mqtt_client_password.get_secret_value(),
+        version=settings.mqtt_client_version,
+        is_tls=settings.mqtt_client_tls,
+    )
+    return (("mqtt_client", login),)
 
 
 def _link_check(name: str, link: Link) -> Callable[[], str]:

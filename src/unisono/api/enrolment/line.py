@@ -137,7 +137,9 @@ class EnrolmentLine(Asked):
     site_import_limit_kw: PowerKw | None = None
     interconnection_status: Literal["none", "applied", "approved", "permitted", "suspended"] = "none"
     lifecycle: Literal["declared", "commissioning", "active"] = "declared"
-    link: Literal["mqtt", "http"] = "mqtt"
+    link: Literal["mqtt", "http", "mqtt_client"] = Field(
+        default="mqtt", description="How its gateway is reached; mqtt_client: through a broker of the operator's."
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
