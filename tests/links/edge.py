@@ -150,11 +150,12 @@ class MqttGateway:
     user: str
     password: str
     subscribe: str = ""
+    client_id: str = ""
     inbox: asyncio.Queue[tuple[str, bytes]] = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> Self:
         self._subscribed = asyncio.Event()
-        self.client = gmqtt.Client(self.user, clean_session=True)
+        self.client = gmqtt.Client(self.client_id or self.user, clean_session=True)
         self.client.set_auth_credentials(self.user, self.password)
         self.client.set_config({"reconnect_retries": 0})
         self.client.on_message = self._on_message

@@ -75,6 +75,19 @@ async def is_admitted(gateway: MqttGateway) -> bool:
         return False
 
 
+def test_nobody_comes_under_the_client_id_of_another(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        endpoints = engine.endpoints
+        async with watched(endpoints, known()):
+            port = endpoints.mqtt_port
+            async with mqtt_gateway(endpoints, 2) as victim:
+                assert not await is_admitted(MqttGateway(port, gateway_id(1), secret(1), client_id=gateway_id(2)))
+                assert await is_admitted(MqttGateway(port, gateway_id(1), secret(1), client_id=f"{gateway_id(1)}-b"))
+                assert victim.client.is_connected
+
+    asyncio.run(scenario())
+
+
 def test_only_enrolled_gateways_with_their_own_secret_are_let_in(engine: NatsEngine) -> None:
     async def scenario() -> None:
         endpoints = engine.endpoints

@@ -63,6 +63,11 @@ class Gatekeeper:
             self.n_refused += 1
             # The same words for unknown, wrong and revoked: an outsider learns nothing.
             return self._response(user_nkey, server_id, {"error": "unknown gateway or wrong secret"})
+        # A server drops the older of two connections with one client id: nobody may come under another's.
+        client_id = str(asked.get("client_info", {}).get("mqtt_id", ""))
+        if client_id and not client_id.startswith(entry.gateway_id):
+            self.n_refused += 1
+            return self._response(user_nkey, server_id, {"error": "the client id must begin with the gateway's id"})
         self.n_admitted += 1
         rights = {
             "type": "user",

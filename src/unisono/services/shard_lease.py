@@ -66,7 +66,7 @@ class ShardLease:
                     is_ours = await asyncio.to_thread(self._try_renew)
             except (Unavailable, TimeoutError) as away:
                 if not is_database_away:
-                    log.warning("the lease can't be renewed", extra={"why": str(away)})
+                    log.warning("the lease can't be renewed", extra={"why": str(away) or "no answer in time"})
                 is_database_away = True
                 if not self.is_held():
                     raise LostLease(self._shard, self.epoch) from away
@@ -84,7 +84,8 @@ class ShardLease:
             async with asyncio.timeout(2.0):
                 await asyncio.to_thread(self._try_release)
         except (Unavailable, TimeoutError) as away:
-            log.warning("the lease was not released; it runs out by itself", extra={"why": str(away)})
+            why = str(away) or "no answer in time"
+            log.warning("the lease was not released; it runs out by itself", extra={"why": why})
 
     def _try_acquire(self) -> int | None:
         with self._database.begin() as connection:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastapi import APIRouter, Request, Response
 
 from unisono.api.auth import READS
@@ -13,9 +11,6 @@ from unisono.api.schemas.admin import Health, Readiness
 from unisono.base.errors import Unavailable
 
 router = APIRouter(tags=["health"])
-
-# Whoever asks whether we are ready goes elsewhere while the database is slow.
-CHECK_S: Final = 3.0
 
 
 @router.get("/healthz", summary="The process answers (open)")
@@ -29,7 +24,7 @@ async def readyz(response: Response, context: Context) -> Readiness:
     """Answers 503 while the database or the bus is away; a picture that is stale is told but is no reason to refuse."""
     checks = {"database": "ok", "bus": "ok" if context.bus.is_connected else "NATS is not connected"}
     try:
-        await context.in_thread(context.database.check, CHECK_S)
+        await context.in_thread(context.database.check)
     except Unavailable as away:
         checks["database"] = str(away)
     is_ready = all(found == "ok" for found in checks.values())
