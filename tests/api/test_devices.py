@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -138,6 +139,24 @@ class RecordedHistory:
         }
         return [row]
 
+    def device_readings(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
+        """Return one reading of a battery that charges."""
+        row = {"measured_ns": NOW_NS - 90 * NS_PER_S, "known_ns": NOW_NS - 89 * NS_PER_S, "source_kind": 1}
+        missing = {"energy_wh": float("nan"), "temperature_degc": None, "voltage_v": 231.5, "quality": 0, "status": 0}
+        return [{**row, **missing, "reading_kind": 0, "power_w": -1200.0, "soc_frac": 0.5}][:limit]
+
+    def device_rollup(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
+        """Return one quarter-hour."""
+        bounds = {"interval_start_ns": NOW_NS - 900 * NS_PER_S, "interval_end_ns": NOW_NS, "source_kind": 1}
+        power = {"power_mean_w": -1200.0, "power_min_w": -1300.0, "power_max_w": -1100.0}
+        return [{**bounds, **power, "energy_wh": -300.0, "energy_is_metered": False, "n": 3, "coverage_frac": 0.2}]
+
+    def portfolio_rollup(self, device_nos: Sequence[int], start_ns: int, end_ns: int) -> list[dict[str, Any]]:
+        """Return one quarter-hour of them all."""
+        bounds = {"interval_start_ns": NOW_NS - 900 * NS_PER_S, "interval_end_ns": NOW_NS}
+        n = len(device_nos)
+        return [{**bounds, "power_mean_w": -1200.0 * n, "energy_wh": -300.0 * n, "n_devices": n, "coverage_frac": 0.2}]
+
     def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:
         """Return three."""
         return 3, NOW_NS - 60 * NS_PER_S
@@ -173,3 +192,19 @@ def test_history_answers_and_says_up_to_when(plant: Plant) -> None:
 def test_a_window_that_is_none_or_too_long_is_refused(plant: Plant, query: str, field: str) -> None:
     path = f"/v1/devices/{a_device(plant)['device_id']}/command-log?{query}"
     assert problem_of(plant.get(path), 422)["field"] == field
+
+
+def test_history_tells_what_was_measured_in_kilowatts_and_with_both_bounds(plant: Plant) -> None:
+    plant.context.history = RecordedHistory()
+    device = a_device(plant)
+    (reading,) = plant.get(f"/v1/devices/{device['device_id']}/readings").json()["items"]
+    assert (reading["power_kw"], reading["soc_frac"], reading["source"]) == (-1.2, 0.5, "device")
+    assert (reading["energy_kwh"], reading["temperature_degc"]) == (None, None), "missing is not zero"
+    rollup = plant.get(f"/v1/devices/{device['device_id']}/rollup").json()
+    (quarter,) = rollup["items"]
+    assert (quarter["power_mean_kw"], quarter["energy_kwh"], quarter["n_readings"]) == (-1.2, -0.3, 3)
+    assert (quarter["interval_start"], quarter["interval_end"]) == (at(-900), at(0))
+    assert at(-60) in rollup["missing"][0]
+    made = plant.post("/v1/vpp/portfolios", {"name": "of one", "members": [device["device_id"]]}).json()
+    summed = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/rollup").json()
+    assert (summed["n_members"], summed["items"][0]["n_devices"], summed["items"][0]["energy_kwh"]) == (1, 1, -0.3)

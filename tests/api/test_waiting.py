@@ -36,7 +36,7 @@ def test_what_had_not_begun_when_its_caller_was_told_is_never_begun() -> None:
     async def ask() -> None:
         context = _context()
         busy = [asyncio.create_task(context.in_thread(lambda: hangs.wait(30))) for _ in range(4)]
-        await asyncio.sleep(0)
+        await asyncio.wait(busy, timeout=0.05)
         with pytest.raises(Unavailable):
             await context.in_thread(begun.set, timeout_s=0.05)
         hangs.set()

@@ -48,6 +48,18 @@ class HistoryReader(Protocol):
         """
         ...
 
+    def device_readings(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> Sequence[dict[str, Any]]:
+        """Return up to ``limit`` readings measured in the window, oldest first."""
+        ...
+
+    def device_rollup(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> Sequence[dict[str, Any]]:
+        """Return up to ``limit`` quarter-hours that begin in the window, oldest first."""
+        ...
+
+    def portfolio_rollup(self, device_nos: Sequence[int], start_ns: int, end_ns: int) -> Sequence[dict[str, Any]]:
+        """Return the quarter-hours of these devices together, oldest first."""
+        ...
+
     def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:
         """Return how many readings were kept, and the instant of the newest (-1: none)."""
         ...

@@ -235,14 +235,14 @@ async def command_log(
 
     ``missing`` says what history can't answer for.
     """
-    found, window = await _device_and_window(context, caller, device_id, (start, end))
+    found, window = await device_and_window(context, caller, device_id, (start, end))
     items: list[CommandLogEntry] = []
     missing = ["command history is not available here"]
     history = context.history
     if history is not None:
         device_no = found.record.device_no
         rows = await context.in_thread(lambda: history.device_commands(device_no, *window, limit))
-        missing = _missing(await context.in_thread(lambda: history.through_ns("commands")), window[1])
+        missing = missing_of(await context.in_thread(lambda: history.through_ns("commands")), window[1])
         items = [_command(row) for row in rows]
         if len(items) == limit:
             missing.append(f"only the newest {limit} are shown: ask again with end at the first one's instant")
@@ -260,7 +260,7 @@ async def connectivity(
     device_id: str, caller: Reader, context: Context, start: Instant | None = None, end: Instant | None = None
 ) -> Connectivity:
     """Readings kept in [start, end) against those its period promises, from history; trust now from realtime."""
-    found, window = await _device_and_window(context, caller, device_id, (start, end))
+    found, window = await device_and_window(context, caller, device_id, (start, end))
     state, reason = await _state_of(context, found)
     missing = ["reading history is not available here"]
     n_readings: int | None = None
@@ -269,7 +269,7 @@ async def connectivity(
     if history is not None:
         device_no = found.record.device_no
         n_readings, last_ns = await context.in_thread(lambda: history.device_readings_count(device_no, *window))
-        missing = _missing(await context.in_thread(lambda: history.through_ns("readings")), window[1])
+        missing = missing_of(await context.in_thread(lambda: history.through_ns("readings")), window[1])
     missing += [f"the present trust: {reason}"] if reason else []
     expected = int((window[1] - window[0]) / NS_PER_S / found.record.telemetry_period_s)
     if state is not None and state.age_s is not None:
@@ -287,19 +287,27 @@ async def connectivity(
     )
 
 
-async def _device_and_window(
+async def device_and_window(
     context: ApiContext, caller: Caller, device_id: str, asked: tuple[int | None, int | None]
 ) -> tuple[StoredDevice, tuple[int, int]]:
+    """Return the device and the half-open window asked for (default: the last day); raises NotFound, InvalidInput."""
     check_id("device", device_id, "device_id")
-    now_ns = context.clock.wall_ns() // NS_PER_MS * NS_PER_MS
+    now_ns = context.clock.wall_ns()
+    window = window_of(now_ns, asked)
+    found = await context.run(lambda connection: listings.device(connection, caller.organisation_id, device_id, now_ns))
+    return found, window
+
+
+def window_of(now_ns: int, asked: tuple[int | None, int | None]) -> tuple[int, int]:
+    """Return the half-open window of history asked for; what is left out is a day up to now. Raises InvalidInput."""
+    now_ns = now_ns // NS_PER_MS * NS_PER_MS
     end_ns = now_ns if asked[1] is None else asked[1]
     start_ns = end_ns - LOG_DEFAULT_S * NS_PER_S if asked[0] is None else asked[0]
     if end_ns <= start_ns:
         raise InvalidInput("end", format_rfc3339(end_ns), f"must be after start ({format_rfc3339(start_ns)})")
     if end_ns - start_ns > LOG_MAX_S * NS_PER_S:
         raise InvalidInput("start", format_rfc3339(start_ns), f"must be at most {LOG_MAX_S // 86_400} days before end")
-    found = await context.run(lambda connection: listings.device(connection, caller.organisation_id, device_id, now_ns))
-    return found, (start_ns, end_ns)
+    return start_ns, end_ns
 
 
 async def _state_of(context: ApiContext, found: StoredDevice) -> tuple[DeviceState | None, str | None]:
@@ -315,7 +323,8 @@ async def _state_of(context: ApiContext, found: StoredDevice) -> tuple[DeviceSta
     return None, "realtime has not heard of this device yet"
 
 
-def _missing(through_ns: int, end_ns: int) -> list[str]:
+def missing_of(through_ns: int, end_ns: int) -> list[str]:
+    """Return what history can't answer yet of a window that ends at ``end_ns``."""
     if through_ns < 0:
         return ["history has not written anything yet"]
     if through_ns < end_ns:

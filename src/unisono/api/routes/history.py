@@ -1,0 +1,154 @@
+"""What was measured: a device's readings and quarter-hours, a portfolio's quarter-hours, out of the history."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+
+from unisono.api.auth import Reader
+from unisono.api.context import ApiContext, Context, HistoryReader
+from unisono.api.paging import LIMIT_DEFAULT, Limit
+from unisono.api.responses import PROBLEM_RESPONSES
+from unisono.api.routes.devices import device_and_window, missing_of, window_of
+from unisono.api.schemas.history import DeviceRollup, PortfolioQuarter, PortfolioRollup, Quarter, Reading, Readings
+from unisono.api.schemas.types import Instant, finite, instant_text, kw
+from unisono.base.errors import Unavailable
+from unisono.base.ids import check_id
+from unisono.base.instants import format_rfc3339
+from unisono.base.units import kwh_of_wh
+from unisono.model.technology import ReadingKind, SourceKind
+from unisono.store import portfolios
+
+router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEM_RESPONSES)
+
+Start = Annotated[Instant | None, Query(description="Default: a day before end.")]
+End = Annotated[Instant | None, Query(description="Default: now.")]
+
+
+@router.get("/devices/{device_id}/readings", summary="What a device measured")
+async def device_readings(
+    device_id: str,
+    caller: Reader,
+    context: Context,
+    start: Start = None,
+    end: End = None,
+    limit: Limit = LIMIT_DEFAULT,
+) -> Readings:
+    """The first ``limit`` readings measured in [start, end); ask again with start behind the last one."""
+    history = _history(context)
+    found, window = await device_and_window(context, caller, device_id, (start, end))
+    device_no = found.record.device_no
+    rows = await context.in_thread(lambda: history.device_readings(device_no, *window, limit))
+    return Readings(
+        device_id=device_id,
+        interval_start=format_rfc3339(window[0]),
+        interval_end=format_rfc3339(window[1]),
+        items=[_reading(row) for row in rows],
+        missing=await _missing(context, history, window[1]),
+    )
+
+
+@router.get("/devices/{device_id}/rollup", summary="A device by quarter-hours")
+async def device_rollup(
+    device_id: str,
+    caller: Reader,
+    context: Context,
+    start: Start = None,
+    end: End = None,
+    limit: Limit = LIMIT_DEFAULT,
+) -> DeviceRollup:
+    """The first ``limit`` quarter-hours that begin in [start, end), by source."""
+    history = _history(context)
+    found, window = await device_and_window(context, caller, device_id, (start, end))
+    device_no = found.record.device_no
+    rows = await context.in_thread(lambda: history.device_rollup(device_no, *window, limit))
+    return DeviceRollup(
+        device_id=device_id,
+        interval_start=format_rfc3339(window[0]),
+        interval_end=format_rfc3339(window[1]),
+        items=[_quarter(row) for row in rows],
+        missing=await _missing(context, history, window[1]),
+    )
+
+
+@router.get("/vpp/portfolios/{portfolio_id}/rollup", summary="A portfolio by quarter-hours")
+async def portfolio_rollup(
+    portfolio_id: str, caller: Reader, context: Context, start: Start = None, end: End = None
+) -> PortfolioRollup:
+    """Sums over the present members, for each quarter-hour of [start, end) in which any of them has readings."""
+    check_id("portfolio", portfolio_id, "portfolio_id")
+    history = _history(context)
+    window = window_of(context.clock.wall_ns(), (start, end))
+
+    def member_nos(connection: Connection) -> list[int]:
+        found = portfolios.get(connection, caller.organisation_id, portfolio_id)
+        return portfolios.members(connection, found.portfolio_no)
+
+    members = await context.run(member_nos)
+    rows = await context.in_thread(lambda: history.portfolio_rollup(members, *window))
+    return PortfolioRollup(
+        portfolio_id=portfolio_id,
+        n_members=len(members),
+        interval_start=format_rfc3339(window[0]),
+        interval_end=format_rfc3339(window[1]),
+        items=[_portfolio_quarter(row) for row in rows],
+        missing=await _missing(context, history, window[1]),
+    )
+
+
+def _history(context: ApiContext) -> HistoryReader:
+    if context.history is None:
+        raise Unavailable("history", "this process has no access to it")
+    return context.history
+
+
+async def _missing(context: ApiContext, history: HistoryReader, end_ns: int) -> list[str]:
+    return missing_of(await context.in_thread(lambda: history.through_ns("readings")), end_ns)
+
+
+def _reading(row: dict[str, Any]) -> Reading:
+    return Reading(
+        measured_at=instant_text(row["measured_ns"]),
+        known_at=instant_text(row["known_ns"]),
+        source=SourceKind(row["source_kind"]).name.lower(),
+        kind=ReadingKind(row["reading_kind"]).name.lower(),
+        power_kw=kw(row["power_w"]),
+        energy_kwh=_kwh(row["energy_wh"]),
+        soc_frac=finite(row["soc_frac"]),
+        temperature_degc=finite(row["temperature_degc"]),
+        voltage_v=finite(row["voltage_v"]),
+        status=row["status"],
+    )
+
+
+def _quarter(row: dict[str, Any]) -> Quarter:
+    return Quarter(
+        interval_start=instant_text(row["interval_start_ns"]),
+        interval_end=instant_text(row["interval_end_ns"]),
+        source=SourceKind(row["source_kind"]).name.lower(),
+        power_mean_kw=kw(row["power_mean_w"]),
+        power_min_kw=kw(row["power_min_w"]),
+        power_max_kw=kw(row["power_max_w"]),
+        energy_kwh=_kwh(row["energy_wh"]),
+        energy_is_metered=row["energy_is_metered"],
+        n_readings=row["n"],
+        coverage_frac=finite(row["coverage_frac"]),
+    )
+
+
+def _portfolio_quarter(row: dict[str, Any]) -> PortfolioQuarter:
+    return PortfolioQuarter(
+        interval_start=instant_text(row["interval_start_ns"]),
+        interval_end=instant_text(row["interval_end_ns"]),
+        power_mean_kw=kw(row["power_mean_w"]),
+        energy_kwh=_kwh(row["energy_wh"]),
+        n_devices=row["n_devices"],
+        coverage_frac=finite(row["coverage_frac"]),
+    )
+
+
+def _kwh(energy_wh: float | None) -> float | None:
+    known_wh = finite(energy_wh)
+    return None if known_wh is None else kwh_of_wh(known_wh)

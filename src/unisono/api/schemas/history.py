@@ -1,0 +1,81 @@
+"""What history says: readings, and quarter-hours of a device or a portfolio."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from unisono.api.schemas.types import INSTANT_EXAMPLE
+
+MISSING_EXAMPLE = [["history has not yet written anything newer than 2026-11-20T16:58:00.000Z"]]
+
+
+class Reading(BaseModel):
+    """One reading as it was kept; null is missing, never zero. Power is positive into the grid."""
+
+    measured_at: str | None = Field(examples=[INSTANT_EXAMPLE])
+    known_at: str | None = Field(examples=[INSTANT_EXAMPLE])
+    source: str = Field(examples=["device"])
+    kind: str = Field(examples=["power"])
+    power_kw: float | None
+    energy_kwh: float | None
+    soc_frac: float | None
+    temperature_degc: float | None
+    voltage_v: float | None
+    status: int
+
+
+class Readings(BaseModel):
+    """Readings measured in [interval_start, interval_end), oldest first; ``missing`` says what can't be answered."""
+
+    device_id: str
+    interval_start: str = Field(examples=[INSTANT_EXAMPLE])
+    interval_end: str = Field(examples=[INSTANT_EXAMPLE])
+    items: list[Reading]
+    missing: list[str] = Field(examples=MISSING_EXAMPLE)
+
+
+class Quarter(BaseModel):
+    """A quarter-hour of one device and source."""
+
+    interval_start: str | None = Field(examples=[INSTANT_EXAMPLE])
+    interval_end: str | None = Field(examples=[INSTANT_EXAMPLE])
+    source: str = Field(examples=["device"])
+    power_mean_kw: float | None
+    power_min_kw: float | None
+    power_max_kw: float | None
+    energy_kwh: float | None
+    energy_is_metered: bool
+    n_readings: int
+    coverage_frac: float | None = Field(description="Share of the quarter's minutes that have a reading.")
+
+
+class DeviceRollup(BaseModel):
+    """Quarter-hours that begin in [interval_start, interval_end), oldest first."""
+
+    device_id: str
+    interval_start: str = Field(examples=[INSTANT_EXAMPLE])
+    interval_end: str = Field(examples=[INSTANT_EXAMPLE])
+    items: list[Quarter]
+    missing: list[str] = Field(examples=MISSING_EXAMPLE)
+
+
+class PortfolioQuarter(BaseModel):
+    """A quarter-hour of all members that have readings in it."""
+
+    interval_start: str | None = Field(examples=[INSTANT_EXAMPLE])
+    interval_end: str | None = Field(examples=[INSTANT_EXAMPLE])
+    power_mean_kw: float | None
+    energy_kwh: float | None
+    n_devices: int = Field(description="Members with readings in this quarter.")
+    coverage_frac: float | None = Field(description="Mean coverage; a member without readings counts as 0.")
+
+
+class PortfolioRollup(BaseModel):
+    """Quarter-hours of a portfolio's members as they are now, oldest first."""
+
+    portfolio_id: str
+    n_members: int
+    interval_start: str = Field(examples=[INSTANT_EXAMPLE])
+    interval_end: str = Field(examples=[INSTANT_EXAMPLE])
+    items: list[PortfolioQuarter]
+    missing: list[str] = Field(examples=MISSING_EXAMPLE)
