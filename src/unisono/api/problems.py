@@ -126,6 +126,11 @@ def problem_response(
     return JSONResponse(body, status, dict(headers or {}), MEDIA_TYPE)
 
 
+def plain_rule(words: str) -> str:
+    """Return pydantic's words as a rule that reads on from the field and its value."""
+    return words.replace("Input should be", "must be").replace("Field required", "is required")
+
+
 def plain_value(value: Any) -> Any:
     """Return ``value`` as JSON can hold it, shortened."""
     if value is None or isinstance(value, bool | int):
@@ -242,7 +247,7 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, RequestValidationError)
     errors = []
     for found in error.errors():
-        rule = str(found["msg"])
+        rule = plain_rule(str(found["msg"]))
         if found["type"] == "json_invalid":
             rule = f"is no valid JSON: {found.get('ctx', {}).get('error', '')} at byte {found['loc'][-1]}"
             errors.append(FieldError(field="body", rule=rule))

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from unisono.api.problems import field_path, plain_value
+from unisono.api.problems import field_path, plain_rule, plain_value
 from unisono.api.schemas.portfolios import Asset
 from unisono.api.schemas.types import Asked, AssetType, EnergyKwh, Instant, PowerKw, Text, Zip
 from unisono.base.errors import InvalidInput
@@ -207,7 +207,7 @@ def parse_line(text: bytes) -> EnrolmentLine:
         if first["type"] == _ORDER:
             raise InvalidInput(first["ctx"]["field"], first["ctx"]["value"], first["msg"]) from wrong
         value = None if first["type"] == "missing" else plain_value(first.get("input"))
-        raise InvalidInput(field_path(first["loc"]) or "line", value, first["msg"]) from wrong
+        raise InvalidInput(field_path(first["loc"]) or "line", value, plain_rule(first["msg"])) from wrong
 
 
 def line_of_asset(asset: Asset) -> EnrolmentLine:
