@@ -45,7 +45,7 @@ def test_every_row_belongs_to_an_organisation(database: Database) -> None:
 
 
 def test_errors_of_the_database_come_in_our_words(database: Database, organisation_id: str) -> None:
-    with pytest.raises(Conflict, match="organisation 'Rose City Power': exists already"), database.begin() as one:
+    with pytest.raises(Conflict, match="organisation name 'Rose City Power': exists already"), database.begin() as one:
         organisations.add(one, "Rose City Power", NOW_NS)
     with pytest.raises(InvalidInput, match="site_latitude_check"), database.begin() as one:
         one.execute(
