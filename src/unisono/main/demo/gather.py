@@ -17,8 +17,9 @@ from unisono.model.totals import COUNTER_NAMES
 SHORTFALL_FRAC: Final = 0.05
 # The recorder is a second or two behind the last cycle.
 RECORDER_TIMEOUT_S: Final = 15.0
-# Fronts tell their counts every 2 s, realtime every 4 s.
-COUNTERS_TIMEOUT_S: Final = 10.0
+# Fronts tell their counts every 2 s, realtime every 4 s: what has not changed for longer is the end.
+COUNTERS_STILL_S: Final = 4.5
+COUNTERS_TIMEOUT_S: Final = 15.0
 
 
 def fill_record(
@@ -42,7 +43,9 @@ def fill_record(
     log = client.get("/v1/log/verification")
     record.log_entries, record.log_head = int(log["n_entries"]), str(log["head"])
     n_acknowledged = int(ledger["counters"].get("readings_acknowledged", 0))
-    n_lost = max(0, n_acknowledged - record.ingest["accepted"])
+    # Readings at QoS 0 carry no promise, but are accepted too: they must not stand in for promised ones.
+    n_unpromised = int(ledger["counters"].get("readings_at_qos_0", 0))
+    n_lost = max(0, n_acknowledged + n_unpromised - record.ingest["accepted"])
     record.misbehaviour["readings acknowledged"] = n_acknowledged
     record.checks = judge(record, is_log_whole=bool(log["is_whole"]), n_acknowledged_lost=n_lost)
 
@@ -121,12 +124,17 @@ def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, o
 
 
 def _ingest(client: OperatorClient, *, is_settled: bool) -> dict[str, int]:
-    """Return what became of every reading; once nothing comes in, wait until each has its fate."""
-    until_s = time.monotonic() + COUNTERS_TIMEOUT_S
+    """Return what became of every reading; once nothing comes in, wait until each has its fate and no count moves."""
+    began_s = changed_s = time.monotonic()
+    before: dict[str, int] = {}
     while True:
         counted = client.get("/v1/ingest/counters")["totals"]
         counts = {name: int(counted[name]) for name in COUNTER_NAMES}
         n_open = counts["accepted"] - sum(n for name, n in counts.items() if name != "accepted")
-        if n_open == 0 or not is_settled or time.monotonic() > until_s:
+        now_s = time.monotonic()
+        if counts != before:
+            before, changed_s = counts, now_s
+        is_still = n_open == 0 and now_s - changed_s >= COUNTERS_STILL_S
+        if is_still or not is_settled or now_s - began_s > COUNTERS_TIMEOUT_S:
             return counts
         time.sleep(0.5)
