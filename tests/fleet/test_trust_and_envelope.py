@@ -10,9 +10,10 @@ from tests.fleet.builders import M0_NS, T0_NS, batch_of, record, table_of
 from unisono.base.instants import NS_PER_S
 from unisono.fleet.apply import apply_readings
 from unisono.fleet.envelope import bound
+from unisono.fleet.evidence import expect
 from unisono.fleet.groups import SUM_NAMES, portfolio_sums
 from unisono.fleet.table import FleetTable
-from unisono.fleet.trust import SuspectReason, expect, reconcile, suspect
+from unisono.fleet.trust import SuspectReason, reconcile, suspect
 from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.model.registry import PortfolioRecord
 from unisono.model.technology import Lifecycle, Technology, Trust
@@ -31,7 +32,7 @@ def look(table: FleetTable, at_s: float = 0.0) -> int:
     mono_ns, n = M0_NS + round(at_s * NS_PER_S), table.n_devices
     reconcile(n, mono_ns, table.nameplate, table.slots, table.picture)
     n_found = suspect(n, mono_ns, table.nameplate, table.picture, table.leases, np.empty(n, np.int32))
-    expect(n, CYCLE_S, table.nameplate, table.picture, table.leases)
+    expect(n, mono_ns, CYCLE_S, table.nameplate, table.picture, table.leases)
     now_ns = T0_NS + round(at_s * NS_PER_S)
     bound(n, table.n_sites, now_ns, mono_ns, CYCLE_S, table.sites, table.nameplate, table.picture, table.leases)
     return n_found

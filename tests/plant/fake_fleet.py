@@ -38,6 +38,8 @@ class FakeDevice:
     # obeys, refuses, ignores (acknowledges and does nothing), mute (acts and never answers), wrong_sign, dead
     behaviour: str = "obeys"
     delivers_frac: float = 1.0
+    # What its meter shows of its power.
+    tells_frac: float = 1.0
     setpoint_w: float | None = None
     seq: int = -1
     lease_ends_s: float = -1.0
@@ -81,6 +83,9 @@ class FakeFleet:
     at_s: float = 0.0
     arrivals: list[Arrival] = field(default_factory=list)
     dark_gateways: set[int] = field(default_factory=set)
+    # Clouds that fetch their commands every so many seconds, and what waits for them.
+    poll_s_of_gateway: dict[int, float] = field(default_factory=dict)
+    waiting: list[CommandFrames] = field(default_factory=list)
     frames: list[CommandFrames] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     wall_step_s: float = 0.0
@@ -127,15 +132,22 @@ class FakeFleet:
         result = step(self.state, arrivals, requests, registry, self.now_ns, self.mono_ns)
         self.frames.append(result.frames)
         self.log += [entry.kind for entry in result.outcomes.log]
-        self._deliver(result.frames)
+        slow = list(self.poll_s_of_gateway)
+        self._deliver(result.frames, ~np.isin(result.frames.gateway_no, slow))
+        self.waiting.append(result.frames)
+        for gateway, poll_s in self.poll_s_of_gateway.items():
+            if self.at_s % poll_s == 0.0:
+                for frames in self.waiting:
+                    self._deliver(frames, frames.gateway_no == gateway)
+                self.waiting = []
         return result
 
-    def _deliver(self, frames: CommandFrames) -> None:
+    def _deliver(self, frames: CommandFrames, is_due: np.ndarray) -> None:
         of_no = {device.record.device_no: device for device in self.devices}
         answers: dict[int, list[tuple[int, int, int]]] = {}
         for no, gateway, seq, kind, value, ttl_s in zip(
-            frames.device_no.tolist(), frames.gateway_no.tolist(), frames.seq.tolist(), frames.kind.tolist(),
-            frames.value.tolist(), frames.ttl_s.tolist(), strict=True,
+            frames.device_no[is_due].tolist(), frames.gateway_no[is_due].tolist(), frames.seq[is_due].tolist(),
+            frames.kind[is_due].tolist(), frames.value[is_due].tolist(), frames.ttl_s[is_due].tolist(), strict=True,
         ):  # fmt: skip
             if gateway in self.dark_gateways:
                 continue
@@ -236,7 +248,7 @@ def reading_batch(devices: list[FakeDevice], measured_ns: int, known_ns: int, **
         "quality": np.zeros(n),
         "status": np.zeros(n),
         "measured_ns": np.full(n, measured_ns, np.int64),
-        "power_w": [device.power_w for device in devices],
+        "power_w": [device.tells_frac * device.power_w for device in devices],
         "soc_frac": [device.soc_frac for device in devices],
         "temperature_degc": [device.temperature_degc for device in devices],
     }

@@ -136,6 +136,56 @@ def test_a_dark_gateway_is_counted_by_its_leases_and_replaced_when_they_end() ->
     assert fleet.power_w == pytest.approx(25_000.0, rel=0.02)
 
 
+def slow_batteries(n: int) -> list:
+    return batteries(n, gateway_no=2, command_latency_s=45.0, command_ttl_s=180.0)
+
+
+def test_little_hangs_on_one_poll_of_a_slow_cloud_and_quick_devices_stand_in_until_it_comes() -> None:
+    devices = slow_batteries(20) + [battery(no, merit=no) for no in range(21, 141)]
+    fleet = fleet_of(devices)
+    fleet.poll_s_of_gateway = {2: 60.0}
+    fleet.cycle(dispatch_of(fleet, 400_000.0, duration_s=1200.0))
+    fleet.run(2)
+    for _ in range(75):
+        result = fleet.cycle()
+        assert fleet.power_w == pytest.approx(400_000.0, rel=0.03)
+        assert progress_of(result).delivered_w == pytest.approx(fleet.power_w, rel=0.005)
+    # 2.5 % of 400 kW a minute: two batteries at each of five polls, the cheapest first.
+    assert [device.power_w > 0.0 for device in devices[:20]] == [True] * 10 + [False] * 10
+
+
+def test_nobody_behind_a_slow_cloud_waits_when_all_are_needed() -> None:
+    fleet = fleet_of(slow_batteries(20))
+    fleet.poll_s_of_gateway = {2: 60.0}
+    fleet.cycle(dispatch_of(fleet, 100_000.0, duration_s=1200.0))
+    result = fleet.run(2)
+    assert progress_of(result).n_targeted == 20
+    assert progress_of(result).delivered_w == pytest.approx(0.0, abs=1.0)
+    assert progress_of(fleet.run(15)).delivered_w == pytest.approx(100_000.0, rel=0.01)
+
+
+def test_a_meter_that_is_turned_round_in_the_hold_makes_its_device_suspect() -> None:
+    fleet = fleet_of(batteries(12))
+    fleet.cycle(dispatch_of(fleet, 25_000.0))
+    fleet.run(5)
+    fleet.devices[0].tells_frac = -1.0
+    result = fleet.run(6)
+    assert device_state(fleet.state, 1, fleet.now_ns, fleet.mono_ns).trust == Trust.SUSPECT
+    assert progress_of(result).delivered_w == pytest.approx(25_000.0, rel=0.01)
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.01)
+
+
+def test_a_gateways_renewal_is_no_evidence_of_a_device_that_misses_reports() -> None:
+    fleet = fleet_of(batteries(12))
+    fleet.cycle(dispatch_of(fleet, 25_000.0, duration_s=600.0))
+    fleet.run(5)
+    # The gateway goes on answering for all; behind it one device is cut off and returns to normal by itself.
+    fleet.devices[0].behaviour = "dead"
+    fleet.run(25)
+    assert fleet.devices[0].power_w == 0.0
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.01)
+
+
 def test_only_changes_are_sent_and_one_row_a_gateway_renews_the_rest() -> None:
     devices = [battery(no, merit=no, gateway_no=1 + no % 2) for no in range(1, 11)]
     fleet = fleet_of(devices)

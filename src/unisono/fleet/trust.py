@@ -15,6 +15,7 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import I4, LEASES, N_SOURCES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
+from unisono.fleet.evidence import settle_s
 
 
 class SuspectReason(IntEnum):
@@ -46,12 +47,12 @@ STALE_S: Final = 30.0
 SD_FRESH_FRAC: Final = 0.01
 SD_SILENT_FRAC: Final = 0.3
 SD_GROWTH_S: Final = 600.0
-# What a device is given beyond command, ramp and answer before its reading is held against it.
-GRACE_S: Final = 4.0
 # A move smaller than this says nothing; a quarter of a move is a move (taper, a slow ramp, a coarse meter).
 MOVE_MIN_FRAC: Final = 0.05
 MOVE_MIN_W: Final = 100.0
 MOVED_FRAC: Final = 0.25
+# As near to the opposite of its setpoint as this is no chance.
+MIRRORED_FRAC: Final = 0.05
 # First pause of a suspect device; it doubles each time up to four hours. A wrong jump or a missing answer weighs less.
 SUSPECT_S: Final = 900.0
 SUSPECT_MAX_S: Final = 14_400.0
@@ -63,17 +64,6 @@ _NO_SOURCE: Final = 255
 _PV: Final = 1
 
 _ARRAY_I4 = types.Array(types.int32, 1, "C")
-
-
-@part
-def settle_s(nameplate: Nameplate, row: int, change_w: float, source: int) -> float:
-    """Return how long after a command a reading must show it: way there and back, notice, ramp, grace.
-
-    A vendor cloud may hand out what it polled up to one period ago.
-    """
-    waiting_s = 2.0 * nameplate.latency_s[row] + nameplate.notice_s[row] + GRACE_S
-    waiting_s += abs(change_w) / nameplate.ramp_w_per_s[row]
-    return float(waiting_s + (nameplate.period_s[row] if source == 2 else 0.0))
 
 
 @column_kernel(types.void(types.int64, types.int64, NAMEPLATE, SLOTS, PICTURE))
@@ -143,6 +133,22 @@ def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int
     return 1 if picture.n_same[row] >= 2 else 2
 
 
+@part
+def _is_mirrored(nameplate: Nameplate, picture: Picture, leases: Leases, row: int) -> bool:
+    """Return whether a device that accepted its setpoint is read at just the opposite of it: a meter's wrong sign.
+
+    A move is judged once; a meter may be turned round later, in the middle of the hold.
+    """
+    setpoint_w = float(leases.setpoint_w[row])
+    if leases.acked_seq[row] != leases.seq[row] or abs(setpoint_w) < max(
+        MOVE_MIN_FRAC * nameplate.rating_w[row], MOVE_MIN_W
+    ):
+        return False
+    wait_s = settle_s(nameplate, row, setpoint_w, picture.source[row])
+    is_late_enough = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s
+    return bool(is_late_enough and abs(picture.power_w[row] + setpoint_w) <= MIRRORED_FRAC * abs(setpoint_w))
+
+
 @column_kernel(types.int64(types.int64, types.int64, NAMEPLATE, PICTURE, LEASES, _ARRAY_I4))
 def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, found_rows: I4) -> int:
     """Judge every open move and every jump; write the rows found suspect now into ``found_rows``, return how many."""
@@ -158,6 +164,8 @@ def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases
                 leases.move_mono_ns[row] = -1
                 leases.heard_mono_ns[row] = max(leases.heard_mono_ns[row], picture.received_mono_ns[row])
                 picture.record_frac[row] += np.float32(0.1) * (np.float32(1.0) - picture.record_frac[row])
+        elif leases.state[row] == 1 and picture.trust[row] == 1 and _is_mirrored(nameplate, picture, leases, row):
+            reason = 3
         if reason <= 0:
             continue
         picture.n_suspect[row] = min(picture.n_suspect[row] + 1, 200)
@@ -171,25 +179,3 @@ def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases
         found_rows[n_found] = row
         n_found += 1
     return n_found
-
-
-@column_kernel(types.void(types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
-def expect(n: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
-    """Say where each device is now: as read, or, while a command is on its way, on its ramp to the setpoint."""
-    for row in range(n):
-        power_w = picture.power_w[row]
-        if leases.state[row] != 1:
-            leases.expected_w[row] = power_w
-            leases.called_s[row] = max(0.0, leases.called_s[row] - cycle_s)
-            continue
-        leases.called_s[row] += np.float32(cycle_s)
-        setpoint_w = leases.setpoint_w[row]
-        expected_w = leases.expected_w[row]
-        if math.isnan(expected_w):
-            expected_w = np.float32(0.0) if math.isnan(power_w) else power_w
-        wait_s = settle_s(nameplate, row, setpoint_w - expected_w, picture.source[row])
-        if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
-            leases.expected_w[row] = power_w
-        else:
-            step_w = nameplate.ramp_w_per_s[row] * cycle_s
-            leases.expected_w[row] = min(max(setpoint_w, expected_w - step_w), expected_w + step_w)

@@ -32,12 +32,10 @@ from unisono.fleet.columns import (
     Nameplate,
     Picture,
 )
+from unisono.fleet.evidence import answer_s
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
 
-# Unanswered commands are repeated after five seconds or three latencies, whichever is longer.
-ANSWER_S: Final = 5.0
-ANSWER_LATENCIES: Final = 3.0
 # The pause between repetitions of a release doubles up to this.
 RELEASE_PAUSE_MAX_S: Final = 60.0
 # A device that never answered, repeated or not, is left alone so long.
@@ -226,7 +224,7 @@ def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, 
     """Return whether an unanswered command is due again; gives a release up once nothing can hold its lease."""
     if leases.ack_code[row] != 255:
         return False
-    pause_s = max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
+    pause_s = answer_s(nameplate, row)
     if leases.state[row] == _RELEASING:
         pause_s = max(pause_s, min(RELEASE_PAUSE_MAX_S, pause_s * 2.0 ** min(leases.n_resent[row], 10)))
         renewed_ns = max(gateways.renewed_mono_ns[nameplate.gateway[row]], leases.sent_mono_ns[row])
@@ -243,7 +241,10 @@ def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, 
 def _note_renewal(
     row: int, now_ns: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, gateways: Gateways
 ) -> None:
-    """Carry a gateway's answer to a renewal over to a lease that it covers, if the device is heard and it still ran."""
+    """Carry a gateway's answer to a renewal over to a lease that it covers, if the device is fresh and it still ran.
+
+    Behind the gateway the device itself may have dropped out: once it misses reports, the answer is no evidence of it.
+    """
     gateway = nameplate.gateway[row]
     answered_ns = gateways.acked_mono_ns[gateway]
     heard_ns = leases.heard_mono_ns[row]
@@ -251,7 +252,7 @@ def _note_renewal(
         return
     if (answered_ns - heard_ns) * _NS >= nameplate.ttl_s[row]:
         return
-    if picture.trust[row] == 1 or picture.trust[row] == 2:
+    if picture.trust[row] == 1:
         leases.heard_mono_ns[row] = answered_ns
         leases.expires_ns[row] = now_ns - (mono_ns - answered_ns) + np.int64(nameplate.ttl_s[row] * 1e9)
 

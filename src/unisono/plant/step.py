@@ -23,7 +23,8 @@ from unisono.brain.forecast.clear_sky import light_up
 from unisono.brain.forecast.reference import refer
 from unisono.fleet.apply import apply_acks, apply_readings
 from unisono.fleet.envelope import bound
-from unisono.fleet.trust import SuspectReason, expect, reconcile, suspect
+from unisono.fleet.evidence import expect
+from unisono.fleet.trust import SuspectReason, reconcile, suspect
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Request
 from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
@@ -159,7 +160,7 @@ def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:
         light_up(n, now_ns, nameplate, picture)
         state.clear_sky_mono_ns = mono_ns
     refer(n, nameplate, picture, leases)
-    expect(n, state.config.cycle_s, nameplate, picture, leases)
+    expect(n, mono_ns, state.config.cycle_s, nameplate, picture, leases)
     bound(n, table.n_sites, now_ns, mono_ns, state.config.cycle_s, table.sites, nameplate, picture, leases)
 
 

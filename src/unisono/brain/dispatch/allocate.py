@@ -14,8 +14,9 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, pair_of, part
-from unisono.brain.dispatch.members import FREE, MEMBERS, QUICK_S, Members
+from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, WAITING, Members
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
+from unisono.fleet.evidence import is_quick
 
 # Newton on a piecewise linear function ends in a few steps; the bisection that guards it needs 60 for a double.
 WATER_STEPS_MAX: Final = 80
@@ -272,7 +273,7 @@ def want(
         row = members.row[k]
         reference_w = float(members.reference_w[k])
         is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
-        if members.mode[k] == 0 or (members.mode[k] == FREE and members.share_w[k] <= 0.0):
+        if members.mode[k] in (EXCLUDED, WAITING) or (members.mode[k] == FREE and members.share_w[k] <= 0.0):
             n_let_go += 1 if is_held else 0
             continue
         setpoint_w = float(leases.setpoint_w[row])
@@ -281,7 +282,7 @@ def want(
             band_w = max(dead_w, dead_frac * float(nameplate.rating_w[row]))
             allowed_w = max(allowed_w, band_w)
             given_w += members.share_w[k]
-            if nameplate.latency_s[row] > QUICK_S:
+            if not is_quick(nameplate, row):
                 band_w = max(band_w, SLOW_DEAD_FRAC * float(nameplate.rating_w[row]))
             if is_held and nameplate.is_on_off[row] == 0 and abs(wished_w - setpoint_w) <= band_w:
                 kept_w += wished_w - setpoint_w
@@ -297,8 +298,7 @@ def want(
             break
         k = members.order[j]
         row = members.row[k]
-        is_slow = nameplate.latency_s[row] > QUICK_S
-        if is_slow or members.mode[k] != FREE or leases.wanted_no[row] != dispatch_no:
+        if not is_quick(nameplate, row) or members.mode[k] != FREE or leases.wanted_no[row] != dispatch_no:
             continue
         wished_w = np.round(members.reference_w[k] + sign * members.share_w[k])
         difference_w = wished_w - leases.wanted_w[row]

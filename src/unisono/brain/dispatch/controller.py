@@ -17,6 +17,7 @@ import numpy as np
 from unisono.base.instants import NS_PER_S
 from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair, want
 from unisono.brain.dispatch.members import SUM_NAMES, Members, weigh
+from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_all, given_later_w, hold_back
 from unisono.brain.dispatch.profile import profile_w, ramp_frac, steering_frac
 from unisono.fleet.columns import F8
 from unisono.fleet.table import FleetTable
@@ -31,6 +32,8 @@ CANCELLED: Final = "cancelled"
 # A shortfall is one when it lasts two cycles and is above a twentieth of the target; it ends below half of that.
 SHORT_FRAC: Final = 0.05
 SHORT_CYCLES: Final = 2
+# What is left over beyond this share of the need is no rounding: then nobody waits.
+LEFT_FRAC: Final = 0.001
 
 
 class SteeringConfig(NamedTuple):
@@ -87,17 +90,18 @@ class Steered:
 def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, config: SteeringConfig) -> Steered:
     """Weigh the members, decide what is asked of them, and write the setpoints that this dispatch wants."""
     spec, sums = active.spec, active.sums
-    change_w = _weighed_change_w(active, table, now_ns, mono_ns, config)
+    full_w = _weighed_change_w(active, table, now_ns, mono_ns, config)
+    change_w = steering_frac(spec, now_ns, config.lead_s) * full_w
     due_frac = ramp_frac(spec, now_ns)
     pinned_w = float(sums[_PINNED])
     bound_w = config.gap_max_frac * abs(change_w)
     active.gap_w += config.gap_gain * (float(sums[_GAP]) - active.gap_w)
     active.gap_w = min(max(active.gap_w, -bound_w), bound_w)
-    asked_w = change_w + active.gap_w - pinned_w
+    asked_w = change_w + active.gap_w - pinned_w - float(sums[_COMING])
     step_w = config.plant_ramp_w_per_s * config.cycle_s
     asked_w = min(max(asked_w, active.asked_w - step_w), active.asked_w + step_w)
     active.asked_w = asked_w
-    left_w = _allocate(active, table, max(0.0, active.sign * asked_w))
+    left_w = _allocate_at_pace(active, table, max(0.0, active.sign * asked_w), UNDER_WAY_FRAC * abs(full_w))
     n_called, n_let_go = want(
         active.sign,
         active.dispatch_no,
@@ -119,7 +123,7 @@ def largest_change(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> t
     """
     target_w = change_w = 0.0
     for _ in range(2):
-        _weigh(active, table, active.frozen_ns, mono_ns)
+        _weigh(active, table, active.frozen_ns, mono_ns, 0.0)
         changes = [(p.power_w, _change_of_w(active, p.power_w)) for p in active.spec.targets]
         target_w, change_w = max(changes, key=lambda pair: abs(pair[1]))
         if change_w * active.sign >= 0.0:
@@ -146,6 +150,7 @@ def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str
     return "begins"
 
 
+_COMING: Final = SUM_NAMES.index("coming_w")
 _GAP: Final = SUM_NAMES.index("gap_w")
 _PINNED: Final = SUM_NAMES.index("pinned_w")
 _BASE: Final = SUM_NAMES.index("base_w")
@@ -156,24 +161,25 @@ _DELIVERED: Final = SUM_NAMES.index("delivered_w")
 def _weighed_change_w(
     active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, config: SteeringConfig
 ) -> float:
-    """Weigh the members in the direction that the target needs; return the change to steer for."""
-    share = steering_frac(active.spec, now_ns, config.lead_s)
+    """Weigh the members in the direction that the target needs; return the change that it asks for in full force."""
+    wanted_w = 0.0
     for _ in range(2):
-        _weigh(active, table, now_ns, mono_ns)
+        _weigh(active, table, now_ns, mono_ns, config.lead_s)
         wanted_w = _full_change_w(active, now_ns + round(config.lead_s * NS_PER_S))
         sign = active.sign if wanted_w == 0.0 else 1 if wanted_w > 0.0 else -1
         if sign == active.sign:
             break
         active.sign = sign
-    return share * wanted_w
+    return wanted_w
 
 
-def _weigh(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int) -> None:
+def _weigh(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, lead_s: float) -> None:
     weigh(
         active.sign,
         active.dispatch_no,
         mono_ns,
         max(0.0, (now_ns - active.frozen_ns) / NS_PER_S),
+        lead_s,
         active.members,
         table.nameplate,
         table.slots,
@@ -197,6 +203,18 @@ def _change_of_w(active: ActiveDispatch, power_w: float) -> float:
     if spec.kind == EventKind.NET_W:
         return beyond_w
     return min(0.0, beyond_w) if spec.limit_is_export else max(0.0, beyond_w)
+
+
+def _allocate_at_pace(active: ActiveDispatch, table: FleetTable, need_w: float, cap_w: float) -> float:
+    """Share ``need_w`` out with at most ``cap_w`` under way to a slow gateway, unless it can't be had otherwise."""
+    under_way_w = np.zeros(table.n_gateways)
+    n_waiting = hold_back(cap_w, active.members, table.nameplate, table.leases, under_way_w)
+    left_w = _allocate(active, table, need_w)
+    if n_waiting and left_w > LEFT_FRAC * need_w:
+        call_all(active.members)
+        return _allocate(active, table, need_w)
+    later_w = given_later_w(active.members, table.nameplate)
+    return _allocate(active, table, need_w + later_w) if later_w > 0.0 else left_w
 
 
 def _allocate(active: ActiveDispatch, table: FleetTable, need_w: float) -> float:

@@ -10,10 +10,10 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part, type_of
 from unisono.fleet.columns import F4, F8, I4, LEASES, NAMEPLATE, PICTURE, SLOTS, U1, Leases, Nameplate, Picture, Slots
-from unisono.fleet.trust import settle_s
+from unisono.fleet.evidence import answer_s, arrives_frac, is_alive, is_on_its_way, is_quick, settle_s
 
-# Modes of a member in a cycle.
-EXCLUDED, FREE, PINNED = 0, 1, 2
+# Modes of a member in a cycle; those who wait could be called if nobody else can give.
+EXCLUDED, FREE, PINNED, WAITING = 0, 1, 2, 3
 # Rows of ``Sums``.
 SUM_NAMES: Final = (
     "commanded_w",
@@ -24,6 +24,7 @@ SUM_NAMES: Final = (
     "delivered_var_w2",
     "reference_w",
     "pinned_w",
+    "coming_w",
     "gap_w",
     "reach_w",
     "net_w",
@@ -47,6 +48,7 @@ SUM_NAMES: Final = (
     _VARIANCE,
     _REFERENCE,
     _PINNED_W,
+    _COMING,
     _GAP,
     _REACH,
     _NET,
@@ -68,9 +70,6 @@ DELIVERED_FRAC: Final = 0.9
 # A change below both of these is not worth a command.
 WORTH_W: Final = 50.0
 WORTH_FRAC: Final = 0.01
-# Unanswered commands are repeated after this long, or three latencies (the wire's rule); until then they are believed.
-ANSWER_S: Final = 5.0
-ANSWER_LATENCIES: Final = 3.0
 # A load that switches forgets its present run in a quarter of an hour; a charging session has hours left: of those that
 # charge now, a half is still charging after 1.4 h (choices, not fits; the first by the region's hot-water draws).
 SWITCHING_DRIFT_S: Final = 900.0
@@ -81,13 +80,11 @@ TANK_DUTY_FRAC: Final = 0.11
 LONG_ENOUGH: Final = 0.283
 # Below it the clear-sky ratio says nothing.
 DUSK_W_PER_M2: Final = 20.0
-# A command that takes longer than two cycles to arrive is not believed before it is answered.
-QUICK_S: Final = 8.0
-# And then with half of its chance: a whole cloud may be dark.
-BELIEF_FRAC: Final = 0.5
 # After so many repetitions a device that neither answers nor moves is let go.
 RESENT_MAX: Final = 6
 NO_ANSWER_YET: Final = 255
+# Variance of a slow device's unanswered command as a share of its square: one in twenty may act and not answer.
+DOUBT_FRAC: Final = 0.05
 _NS: Final = 1e-9
 _PV: Final = 1
 _EV: Final = 3
@@ -181,45 +178,11 @@ def _reference_now_w(members: Members, k: int, since_s: float, nameplate: Namepl
 
 
 @part
-def _answer_s(nameplate: Nameplate, row: int) -> float:
-    return max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
-
-
-@part
-def _is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
-    """Return whether there is evidence that the device still holds its lease."""
-    heard_ns = leases.heard_mono_ns[row]
-    return bool(heard_ns >= 0 and (mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
-
-
-@part
-def _is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
-    """Return whether an unanswered command may be taken as followed: just sent, to a device that is reached at once.
-
-    What goes through a slow cloud counts bit by bit until it is answered; others stand in for the rest.
-    """
-    is_quick = nameplate.latency_s[row] <= QUICK_S
-    return bool(is_quick and (mono_ns - leases.sent_mono_ns[row]) * _NS < _answer_s(nameplate, row))
-
-
-@part
-def _followed_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> float:
-    """Return how likely an unanswered command has arrived: a cloud that polls passes it on at any instant of its pause.
-
-    Once the time to answer is over, silence says that it has not.
-    """
-    since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
-    if since_s >= _answer_s(nameplate, row):
-        return 0.0
-    return float(BELIEF_FRAC * min(1.0, since_s / max(float(nameplate.latency_s[row]), 0.1)))
-
-
-@part
 def _is_unanswered(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
     """Return whether its command is neither answered nor seen to act, and can't be taken for on its way."""
     if leases.ack_code[row] != NO_ANSWER_YET or leases.move_mono_ns[row] < 0:
         return False
-    return not _is_on_its_way(nameplate, leases, row, mono_ns)
+    return not is_on_its_way(nameplate, leases, row, mono_ns)
 
 
 @part
@@ -256,13 +219,17 @@ def _mode(
         return EXCLUDED
     if trust in (_UNKNOWN, _SILENT_TRUST):
         sums[_SILENT] += 1.0
-        is_on_its_way = (mono_ns - leases.sent_mono_ns[row]) * _NS < _answer_s(nameplate, row)
-        return PINNED if is_held and (_is_alive(nameplate, leases, row, mono_ns) or is_on_its_way) else EXCLUDED
+        is_on_its_way = (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row)
+        return PINNED if is_held and (is_alive(nameplate, leases, row, mono_ns) or is_on_its_way) else EXCLUDED
     if trust == 2 and not is_held:
         return EXCLUDED
+    is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
+    if is_held and is_slow_and_told and (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row):
+        # It is not told anew before it has settled: quick ones balance.
+        return PINNED
     if is_held and _is_unanswered(nameplate, leases, row, mono_ns):
         # It keeps being told, and what it shows counts; its share goes to others until it answers.
-        is_late = (mono_ns - leases.sent_mono_ns[row]) * _NS >= _answer_s(nameplate, row)
+        is_late = (mono_ns - leases.sent_mono_ns[row]) * _NS >= answer_s(nameplate, row)
         sums[_SILENT] += 1.0 if is_late else 0.0
         return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
     hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
@@ -332,17 +299,14 @@ def _credit(
     wait_s = settle_s(nameplate, row, held_w, picture.source[row])
     if is_heard and (picture.received_mono_ns[row] - sent_ns) * _NS >= wait_s:
         return power_w - reference_w, sd_w * sd_w
-    is_believed = leases.acked_seq[row] == leases.seq[row] or _is_on_its_way(nameplate, leases, row, mono_ns)
+    expected_w = float(leases.expected_w[row]) - reference_w
     if is_heard:
-        if is_believed:
-            on_its_way_w = float(leases.expected_w[row]) - reference_w
-            return on_its_way_w, sd_w * sd_w + held_w * held_w * record * (1.0 - record)
-        followed = record * _followed_frac(nameplate, leases, row, mono_ns)
-        on_its_way_w = power_w - reference_w + followed * (held_w - power_w + reference_w)
-        return on_its_way_w, sd_w * sd_w + held_w * held_w * (followed * (1.0 - followed) + 0.05)
-    doubt_w = (1.0 - 0.5 * record) * abs(held_w)
-    if is_believed or _is_alive(nameplate, leases, row, mono_ns):
+        is_answered = leases.acked_seq[row] == leases.seq[row]
+        doubt = record * (1.0 - record) if is_answered or is_quick(nameplate, row) else DOUBT_FRAC
+        return expected_w, sd_w * sd_w + held_w * held_w * doubt
+    if is_alive(nameplate, leases, row, mono_ns) or is_on_its_way(nameplate, leases, row, mono_ns):
         return record * held_w, held_w * held_w * record * (1.0 - record) + sd_w * sd_w
+    doubt_w = (1.0 - 0.5 * record) * abs(held_w)
     return _default_w(nameplate, row, reference_w, held_w), doubt_w * doubt_w + sd_w * sd_w
 
 
@@ -358,11 +322,26 @@ def _leftover_w(
         is_still_there = abs(picture.power_w[row] - leases.setpoint_w[row]) <= 0.1 * abs(change_w)
         return float(picture.power_w[row] - members.reference_w[k]) if is_still_there else 0.0
     if picture.trust[row] in (_UNKNOWN, _SILENT_TRUST):
-        return change_w if _is_alive(nameplate, leases, row, mono_ns) else 0.0
-    # A slow cloud may not have passed it on yet.
-    left_frac = 0.0 if nameplate.latency_s[row] <= QUICK_S else 1.0 - _followed_frac(nameplate, leases, row, mono_ns)
+        return change_w if is_alive(nameplate, leases, row, mono_ns) else 0.0
+    if is_quick(nameplate, row):
+        return 0.0
+    # A slow cloud has not passed it on yet.
     was_accepted = leases.acked_seq[row] >= 0
-    return left_frac * (change_w if was_accepted else float(picture.power_w[row] - members.reference_w[k]))
+    return change_w if was_accepted else float(picture.power_w[row] - members.reference_w[k])
+
+
+@part
+def _coming_w(
+    members: Members, k: int, mono_ns: int, lead_s: float, nameplate: Nameplate, picture: Picture, leases: Leases
+) -> float:
+    """Return by how much its credit is likely to change within ``lead_s`` because a slow cloud passes a command on."""
+    row = members.row[k]
+    if is_quick(nameplate, row) or leases.ack_code[row] != NO_ANSWER_YET or leases.state[row] == 0:
+        return 0.0
+    record = min(1.0, max(0.0, float(picture.record_frac[row])))
+    goal_w = float(members.held_w[k])
+    arrives = record * arrives_frac(nameplate, leases, row, mono_ns, lead_s)
+    return float(arrives * (goal_w - float(members.credit_w[k])))
 
 
 @part
@@ -390,13 +369,26 @@ def _count_held(members: Members, k: int, slots: Slots, picture: Picture, leases
 
 
 @column_kernel(
-    types.void(types.int64, types.int64, types.int64, types.float64, MEMBERS, NAMEPLATE, SLOTS, PICTURE, LEASES, _F8)
+    types.void(
+        types.int64,
+        types.int64,
+        types.int64,
+        types.float64,
+        types.float64,
+        MEMBERS,
+        NAMEPLATE,
+        SLOTS,
+        PICTURE,
+        LEASES,
+        _F8,
+    )
 )
 def weigh(
     sign: int,
     dispatch_no: int,
     mono_ns: int,
     since_s: float,
+    lead_s: float,
     members: Members,
     nameplate: Nameplate,
     slots: Slots,
@@ -406,7 +398,8 @@ def weigh(
 ) -> None:
     """Set each member's reference, mode, reach and credit for this cycle, and add all up in ``sums`` (SUM_NAMES).
 
-    ``sign`` is +1 when more power into the grid is wanted, else -1; ``since_s`` is the age of the frozen references.
+    ``sign`` is +1 when more power into the grid is wanted, else -1; ``since_s`` is the age of the frozen references,
+    ``lead_s`` how far ahead what is under way is foreseen (``coming_w``).
     """
     sums[:] = 0.0
     for k in range(members.row.size):
@@ -427,6 +420,7 @@ def weigh(
         members.mode[k] = mode
         members.reach_w[k] = reach_w
         members.credit_w[k] = credit_w
+        sums[_COMING] += _coming_w(members, k, mono_ns, lead_s, nameplate, picture, leases) if mode != FREE else 0.0
         sums[_DELIVERED] += credit_w
         sums[_VARIANCE] += variance
         sums[_REACH] += reach_w

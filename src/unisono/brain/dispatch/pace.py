@@ -1,0 +1,69 @@
+"""How much may hang on one slow gateway's next poll.
+
+A vendor cloud passes on all that it was told at one instant, some time within its latency. What arrives together
+appears together, faster than the loop can take it back elsewhere. So only a small part of the target is under way to a
+slow gateway at a time, the cheapest first; the others wait, unless nobody else can give what is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from numba import types
+
+from unisono.base.kernel import column_kernel
+from unisono.brain.dispatch.members import FREE, MEMBERS, NO_ANSWER_YET, WAITING, Members
+from unisono.fleet.columns import F8, LEASES, NAMEPLATE, Leases, Nameplate
+from unisono.fleet.evidence import is_quick
+
+# A fortieth: two such lumps in one cycle still leave delivery within a twentieth of the target.
+UNDER_WAY_FRAC: Final = 0.025
+
+_F8: Final = types.Array(types.float64, 1, "C")
+
+
+@column_kernel(types.int64(types.float64, MEMBERS, NAMEPLATE, LEASES, _F8))
+def hold_back(cap_w: float, members: Members, nameplate: Nameplate, leases: Leases, under_way_w: F8) -> int:
+    """Let free members behind slow gateways wait where ``cap_w`` is under way already; return how many wait.
+
+    ``under_way_w`` (gateway) is room for the sums.
+    """
+    under_way_w[:] = 0.0
+    for k in range(members.row.size):
+        row = members.row[k]
+        if leases.state[row] != 0 and leases.ack_code[row] == NO_ANSWER_YET and not is_quick(nameplate, row):
+            under_way_w[nameplate.gateway[row]] += abs(members.held_w[k] - members.credit_w[k])
+    n_waiting = 0
+    for j in range(members.order.size):
+        k = members.order[j]
+        row = members.row[k]
+        if members.mode[k] != FREE or members.held_w[k] != 0.0 or is_quick(nameplate, row):
+            continue
+        gateway = nameplate.gateway[row]
+        under_way_w[gateway] += members.reach_w[k]
+        if under_way_w[gateway] > max(cap_w, float(members.reach_w[k])):
+            under_way_w[gateway] -= members.reach_w[k]
+            members.mode[k] = WAITING
+            n_waiting += 1
+    return n_waiting
+
+
+@column_kernel(types.float64(MEMBERS, NAMEPLATE))
+def given_later_w(members: Members, nameplate: Nameplate) -> float:
+    """Return what the shares give only later: of slow members that are called just now. Slow ones without one wait."""
+    later_w = 0.0
+    for k in range(members.row.size):
+        if members.mode[k] != FREE or members.held_w[k] != 0.0 or is_quick(nameplate, members.row[k]):
+            continue
+        later_w += members.share_w[k]
+        if members.share_w[k] <= 0.0:
+            members.mode[k] = WAITING
+    return later_w
+
+
+@column_kernel(types.void(MEMBERS))
+def call_all(members: Members) -> None:
+    """Let nobody wait."""
+    for k in range(members.row.size):
+        if members.mode[k] == WAITING:
+            members.mode[k] = FREE

@@ -1,0 +1,110 @@
+"""What a command's answer, its absence and the readings since say about what a device does now.
+
+Before a reading is late enough to show a command, its answer is the evidence. A device that is reached at once is taken
+to follow until the time to answer is over. One behind a slow cloud is not: its answer comes when the command does, so
+that no answer yet means that it still does what it did.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numba import types
+
+from unisono.base.kernel import column_kernel, part
+from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
+
+# What a device is given beyond command, ramp and answer before its reading is held against it.
+GRACE_S: Final = 4.0
+# Unanswered commands are repeated after this long, or three latencies.
+ANSWER_S: Final = 5.0
+ANSWER_LATENCIES: Final = 3.0
+# What takes longer than two cycles to arrive is not taken as followed before it is answered.
+QUICK_S: Final = 8.0
+# A latency is what is usual; after one and a half of them something is wrong.
+OVERDUE_LATENCIES: Final = 1.5
+_NS: Final = 1e-9
+
+
+@part
+def settle_s(nameplate: Nameplate, row: int, change_w: float, source: int) -> float:
+    """Return how long after a command a reading must show it: way there and back, notice, ramp, grace.
+
+    A vendor cloud may hand out what it polled up to one period ago.
+    """
+    waiting_s = 2.0 * nameplate.latency_s[row] + nameplate.notice_s[row] + GRACE_S
+    waiting_s += abs(change_w) / nameplate.ramp_w_per_s[row]
+    return float(waiting_s + (nameplate.period_s[row] if source == 2 else 0.0))
+
+
+@part
+def answer_s(nameplate: Nameplate, row: int) -> float:
+    """Return how long an answer may take before the command is repeated."""
+    return max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
+
+
+@part
+def is_quick(nameplate: Nameplate, row: int) -> bool:
+    """Return whether a command reaches the device within two cycles."""
+    return bool(nameplate.latency_s[row] <= QUICK_S)
+
+
+@part
+def is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether an unanswered command may be taken as followed: just sent, to a device that is reached at once."""
+    return bool(is_quick(nameplate, row) and (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row))
+
+
+@part
+def is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether there is evidence that the device still holds its lease."""
+    heard_ns = leases.heard_mono_ns[row]
+    return bool(heard_ns >= 0 and (mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
+
+
+@part
+def arrives_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int, within_s: float) -> float:
+    """Return how likely an unanswered command to a slow device arrives within the next ``within_s``.
+
+    A cloud that polls fetches it at any instant of its pause, so that its chance grows while it does not come; what is
+    long overdue is not counted on.
+    """
+    since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
+    longest_s = OVERDUE_LATENCIES * float(nameplate.latency_s[row])
+    return float(min(1.0, within_s / max(longest_s - since_s, 0.5 * longest_s))) if since_s < longest_s else 0.0
+
+
+@part
+def _goal_w(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> float:
+    """Return the power that a device which holds a lease is on its way to, by the newest answer."""
+    if leases.acked_seq[row] == leases.seq[row] or is_on_its_way(nameplate, leases, row, mono_ns):
+        return float(leases.setpoint_w[row])
+    if leases.acked_seq[row] >= 0 and is_alive(nameplate, leases, row, mono_ns):
+        return float(leases.acked_w[row])
+    return float(picture.power_w[row])
+
+
+@column_kernel(types.void(types.int64, types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
+def expect(n: int, mono_ns: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
+    """Say where each device is now: as read, or, before a reading can show it, on its ramp to what it accepted."""
+    for row in range(n):
+        power_w = picture.power_w[row]
+        if leases.state[row] != 1:
+            leases.expected_w[row] = power_w
+            leases.called_s[row] = max(0.0, leases.called_s[row] - cycle_s)
+            continue
+        leases.called_s[row] += np.float32(cycle_s)
+        expected_w = leases.expected_w[row]
+        if math.isnan(expected_w):
+            expected_w = np.float32(0.0) if math.isnan(power_w) else power_w
+        wait_s = settle_s(nameplate, row, leases.setpoint_w[row] - expected_w, picture.source[row])
+        if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
+            leases.expected_w[row] = power_w
+            continue
+        goal_w = _goal_w(nameplate, picture, leases, row, mono_ns)
+        if math.isnan(goal_w):
+            continue
+        step_w = nameplate.ramp_w_per_s[row] * cycle_s
+        leases.expected_w[row] = min(max(goal_w, expected_w - step_w), expected_w + step_w)
