@@ -14,8 +14,8 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, pair_of, part
-from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, WAITING, Members
-from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
+from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, SUM_NAMES, WAITING, Members
+from unisono.fleet.columns import F8, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 from unisono.fleet.evidence import is_quick
 
 # Newton on a piecewise linear function ends in a few steps; the bisection that guards it needs 60 for a double.
@@ -26,6 +26,8 @@ KEEP_FRAC: Final = 0.5
 SLOW_DEAD_FRAC: Final = 0.1
 # What all dead-bands together may leave out: an eighth of the 2 % within which energy is to be delivered.
 KEPT_FRAC: Final = 0.0025
+_KEPT: Final = SUM_NAMES.index("kept_w")
+_F8: Final = types.Array(types.float64, 1, "C")
 
 
 @part
@@ -247,7 +249,9 @@ def repair(sign: int, need_w: float, members: Members, nameplate: Nameplate) -> 
     return left_w
 
 
-@column_kernel(pair_of(types.int64)(types.int64, types.int64, types.float64, types.float64, MEMBERS, NAMEPLATE, LEASES))
+@column_kernel(
+    pair_of(types.int64)(types.int64, types.int64, types.float64, types.float64, MEMBERS, NAMEPLATE, LEASES, _F8)
+)
 def want(
     sign: int,
     dispatch_no: int,
@@ -256,11 +260,13 @@ def want(
     members: Members,
     nameplate: Nameplate,
     leases: Leases,
+    sums: F8,
 ) -> tuple[int, int]:
     """Write wanted setpoints; return how many devices are newly called and how many are let go.
 
     A held setpoint that is within its dead-band of the wished one stays, as long as all such differences together stay
-    below the largest dead-band and a four-hundredth of the whole; beyond that, wished ones follow in merit order.
+    below the largest dead-band and a four-hundredth of the whole; beyond that, wished ones of quick devices follow in
+    merit order. What is left of the differences, wished less held, goes into ``sums``: the next cycle makes up for it.
     """
     n_called = 0
     n_let_go = 0
@@ -305,4 +311,5 @@ def want(
         if difference_w * kept_w > 0.0:
             leases.wanted_w[row] = wished_w
             kept_w -= difference_w
+    sums[_KEPT] = kept_w
     return n_called, n_let_go

@@ -1,10 +1,13 @@
 """The closed loop of one dispatch: each cycle, from what it delivers and what it should, to the setpoints it wants.
 
 With T the target as a change against the reference, P what pinned devices give (silent ones by the evidence of their
-leases, locked ones, those let go that have not heard of it), and G the smoothed gap between what the free ones were
-told and what they are believed to deliver, the free ones are asked for T + G - P. G is the loop's integrator: it holds
-as long as the gap lasts and is bounded. A device found out (suspect, refusing, silent without a lease) leaves the sums,
-and its share goes to the next in line; over-delivery makes G negative and is taken back.
+leases, locked ones, slow ones until they have answered and settled, those let go that have not heard of it), C what is
+likely to come of that before a new setpoint shows, G the smoothed gap between what the free ones were told and what
+they are believed to deliver, and K what dead-bands left out the last time, the free ones are asked for T+G+K-P-C.
+
+G is the loop's integrator: it holds as long as the gap lasts and is bounded. A device found out (suspect, refusing,
+silent without a lease) leaves the sums, and its share goes to the next in line; over-delivery makes G negative and is
+taken back.
 """
 
 from __future__ import annotations
@@ -97,7 +100,7 @@ def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, 
     bound_w = config.gap_max_frac * abs(change_w)
     active.gap_w += config.gap_gain * (float(sums[_GAP]) - active.gap_w)
     active.gap_w = min(max(active.gap_w, -bound_w), bound_w)
-    asked_w = change_w + active.gap_w - pinned_w - float(sums[_COMING])
+    asked_w = change_w + active.gap_w - pinned_w - float(sums[_COMING]) + float(sums[_KEPT])
     step_w = config.plant_ramp_w_per_s * config.cycle_s
     asked_w = min(max(asked_w, active.asked_w - step_w), active.asked_w + step_w)
     active.asked_w = asked_w
@@ -110,6 +113,7 @@ def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, 
         active.members,
         table.nameplate,
         table.leases,
+        sums,
     )
     target_w, delivered_w, shortfall_w = _account(active, now_ns)
     return Steered(target_w, delivered_w, shortfall_w, left_w, n_called, n_let_go, due_frac >= 1.0)
@@ -150,6 +154,7 @@ def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str
     return "begins"
 
 
+_KEPT: Final = SUM_NAMES.index("kept_w")
 _COMING: Final = SUM_NAMES.index("coming_w")
 _GAP: Final = SUM_NAMES.index("gap_w")
 _PINNED: Final = SUM_NAMES.index("pinned_w")

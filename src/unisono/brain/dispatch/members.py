@@ -25,6 +25,7 @@ SUM_NAMES: Final = (
     "reference_w",
     "pinned_w",
     "coming_w",
+    "kept_w",
     "gap_w",
     "reach_w",
     "net_w",
@@ -49,6 +50,7 @@ SUM_NAMES: Final = (
     _REFERENCE,
     _PINNED_W,
     _COMING,
+    _KEPT,
     _GAP,
     _REACH,
     _NET,
@@ -401,7 +403,9 @@ def weigh(
     ``sign`` is +1 when more power into the grid is wanted, else -1; ``since_s`` is the age of the frozen references,
     ``lead_s`` how far ahead what is under way is foreseen (``coming_w``).
     """
+    kept_w = sums[_KEPT]
     sums[:] = 0.0
+    sums[_KEPT] = kept_w
     for k in range(members.row.size):
         row = members.row[k]
         reference_w = _reference_now_w(members, k, since_s, nameplate, picture)
