@@ -83,6 +83,20 @@ async def readings_arrive_with_their_sign(rig: Rig) -> None:
     assert await rig.intake.rows(2) == [(rig.device_no, 1500.0), (rig.device_no, -300.0)]
 
 
+async def energies_and_registers_arrive_as_such(rig: Rig) -> None:
+    interval = Reading(no=rig.device_no, ts=NOW_MS, energy_kwh=-0.25, interval_start_ms=NOW_MS - 900_000)
+    register = Reading(no=rig.device_no, ts=NOW_MS, register_kwh=99_999.5, src="meter")
+    mixture = Reading(no=rig.device_no, ts=NOW_MS, register_kwh=1.0, p=5.0)
+    assert await rig.send(encode_batch(1, [interval, register, mixture]))
+    await rig.intake.rows(2)
+    (batch,) = rig.intake.batches
+    assert isinstance(batch, ReadingBatch)
+    assert batch.reading_kind.tolist() == [1, 2]
+    assert batch.energy_wh.tolist() == [-250.0, 99_999_500.0]
+    assert batch.interval_start_ns.tolist() == [NOW_NS - 900 * 10**9 - NOW_NS % 10**6, -1]
+    assert rig.reception.tally.count(rig.gateway.gateway_no, "malformed") == 1
+
+
 async def bad_rows_are_counted_and_the_rest_is_taken(rig: Rig) -> None:
     foreign = Reading(id=device_id(21), ts=NOW_MS, p=1.0)
     ancient = Reading(no=rig.device_no, ts=5, p=1.0)
@@ -126,6 +140,7 @@ async def an_absent_side_is_an_outcome_and_no_exception(rig: Rig) -> None:
 
 CHECKS = (
     readings_arrive_with_their_sign,
+    energies_and_registers_arrive_as_such,
     bad_rows_are_counted_and_the_rest_is_taken,
     nobody_is_told_before_it_is_kept,
     commands_reach_the_gateway,

@@ -74,7 +74,8 @@ def test_three_forms_and_acknowledgements_are_kept(engine: NatsEngine) -> None:
                     batch = encode_batch(4, [GOOD, bad])
                     answer = await client.post("/v1/telemetry", content=batch, headers=JSON)
                     assert answer.status_code == 202
-                    rejected = [{"row": 1, "field": "id", "rule": "is no device of this gateway"}]
+                    told = {"value": f'"{device_id(11)}"', "rule": "must be a device of this gateway"}
+                    rejected = [{"row": 1, "field": "id", **told}]
                     assert answer.json() == {"accepted": 1, "rejected": rejected}
                     again = await client.post("/v1/telemetry", content=batch, headers=JSON)
                     assert again.json()["accepted"] == 1

@@ -38,10 +38,32 @@ numbers = st.one_of(
         ]
     ),
 )
-keys = st.sampled_from(["ts", "p", "soc", "tc", "v", "st", "x", "src", "P", "p\\u0070", ""])
+keys = st.sampled_from(
+    [
+        "ts",
+        "p",
+        "soc",
+        "tc",
+        "v",
+        "st",
+        "x",
+        "src",
+        "P",
+        "p\\u0070",
+        "",
+        "energy_kwh",
+        "interval_start_ms",
+        "register_kwh",
+    ]
+)
 spaces = st.sampled_from(["", "", " ", "  ", "\t"])
 good_pairs = st.tuples(
-    st.integers(NOW_MS, NOW_MS + 10**6).map(lambda ms: f'"ts":{ms}'), st.floats(-1e4, 1e4).map(lambda w: f'"p":{w!r}')
+    st.integers(NOW_MS, NOW_MS + 10**6).map(lambda ms: f'"ts":{ms}'),
+    st.one_of(
+        st.floats(-1e4, 1e4).map(lambda w: f'"p":{w!r}'),
+        st.floats(-1e4, 1e4).map(lambda kwh: f'"register_kwh":{kwh!r}'),
+        st.floats(-1e4, 1e4).map(lambda kwh: f'"energy_kwh":{kwh!r},"interval_start_ms":{NOW_MS - 900_000}'),
+    ),
 )
 
 
@@ -94,7 +116,8 @@ def by_msgspec(sent: list[Message]) -> tuple[list[tuple[int, ...]], Tally]:
 
 
 def rows_of(batch: ReadingBatch) -> list[tuple[int, ...]]:
-    columns = (batch.device_no, batch.measured_ns, batch.status, batch.source_kind)
+    columns = (batch.device_no, batch.measured_ns, batch.status, batch.source_kind, batch.reading_kind)
+    columns += (batch.interval_start_ns, batch.energy_wh.view(np.uint64))
     values = (batch.power_w, batch.soc_frac, batch.temperature_degc, batch.voltage_v)
     # Bits, so that NaN equals NaN and -0.0 differs from 0.0.
     bits = [column.view(np.uint32).tolist() for column in values]

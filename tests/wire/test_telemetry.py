@@ -10,8 +10,9 @@ from tests.links.edge import NOW_MS, NOW_NS, device_id, fleet
 from unisono.base.errors import InvalidInput
 from unisono.links.identity import Identity
 from unisono.model.batches import ReadingBatch
-from unisono.wire.packed import RECORD, decode_packed, encode_packed
-from unisono.wire.rules import DecodedReadings
+from unisono.wire.energies import INTERVAL_S_MAX
+from unisono.wire.packed import ENERGY_RECORD, RECORD, decode_packed, encode_packed
+from unisono.wire.rules import VALUE_CHARS_MAX, DecodedReadings
 from unisono.wire.telemetry import (
     READINGS_PER_BATCH_MAX,
     Reading,
@@ -33,18 +34,38 @@ def told(outcome: DecodedReadings) -> list[tuple[int, str, str]]:
     return [(error.row, error.field, error.cause) for error in outcome.rejected]
 
 
-finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+values = st.one_of(
+    st.builds(dict, p=st.floats(-1e6, 1e6, width=32)),
+    st.builds(
+        dict,
+        energy_kwh=st.floats(-2.5e7, 2.5e7),
+        interval_start_ms=st.integers(NOW_MS + 10**6 - 1000 * INTERVAL_S_MAX, NOW_MS - 1),
+    ),
+    st.builds(dict, register_kwh=st.floats(-1e12, 1e12)),
+)
 readings = st.builds(
-    Reading,
+    lambda value, **more: Reading(**value, **more),
+    values,
     no=st.sampled_from([11, 12]),
-    ts=st.integers(NOW_MS, NOW_MS + 10**9),
-    p=st.floats(-1e6, 1e6, width=32),
+    ts=st.integers(NOW_MS, NOW_MS + 10**6),
     soc=st.none() | st.floats(0, 1, width=32),
     tc=st.none() | st.floats(-50, 90, width=32),
     v=st.none() | st.floats(0, 1000, width=32),
     st=st.none() | st.integers(0, 65535),
     src=st.sampled_from([None, "meter", "vendor_cloud"]),
 )
+
+
+def value_of(batch: ReadingBatch, at: int) -> dict[str, float]:
+    """The obvious twin: what stood in the reading, out of its batch's columns."""
+    energy_kwh = float(batch.energy_wh[at]) / 1000
+    match int(batch.reading_kind[at]):
+        case 0:
+            return {"p": float(batch.power_w[at])}
+        case 1:
+            return {"energy_kwh": energy_kwh, "interval_start_ms": int(batch.interval_start_ns[at]) // 10**6}
+        case _:
+            return {"register_kwh": energy_kwh}
 
 
 @given(st.lists(readings, max_size=20), st.integers(0, 2**63 - 1))
@@ -57,7 +78,12 @@ def test_all_three_forms_say_the_same(sent: list[Reading], seq: int) -> None:
     assert packed.encode() == batch.encode()
     for name in ReadingBatch.DTYPES:
         np.testing.assert_array_equal(getattr(lines, name), getattr(batch, name))
-    assert batch.power_w.tolist() == [reading.p for reading in sent]
+    for at, reading in enumerate(sent):
+        value = value_of(batch, at)
+        assert {name: getattr(reading, name) for name in value} == pytest.approx(value, rel=1e-15)
+        assert np.isnan(batch.power_w[at]) == (reading.p is None)
+        assert np.isnan(batch.energy_wh[at]) == (reading.p is not None)
+        assert (batch.interval_start_ns[at] >= 0) == (reading.interval_start_ms is not None)
     assert batch.measured_ns.tolist() == [reading.ts * 10**6 for reading in sent]
 
 
@@ -79,7 +105,7 @@ def test_half_a_batch_bad_leaves_the_other_half() -> None:
     assert outcome.batch.power_w.tolist() == [1, 2]
     assert outcome.n_received == len(rows)
     assert told(outcome) == [
-        (1, "body", "malformed"),
+        (1, "p", "malformed"),
         (2, "p", "malformed"),
         (4, "soc", "out_of_range"),
         (5, "p", "out_of_range"),
@@ -89,6 +115,113 @@ def test_half_a_batch_bad_leaves_the_other_half() -> None:
         (9, "ts", "out_of_range"),
         (10, "body", "malformed"),
     ]
+
+
+def rules_broken(*rows: str) -> list[tuple[str, str, str]]:
+    """Return (field, value, rule) of each row, all of them refused."""
+    head = f'"no":11,"ts":{NOW_MS}'
+    outcome = decoded(f'{{"seq":4,"readings":[{",".join(f"{{{head},{row}}}" for row in rows)}]}}'.encode())
+    assert len(outcome.batch) == 0
+    assert {error.cause for error in outcome.rejected} <= {"malformed", "out_of_range"}
+    return [(error.field, error.value, error.rule) for error in outcome.rejected]
+
+
+def test_a_reading_is_a_power_or_an_energy_with_its_start_or_a_register_and_no_mixture() -> None:
+    start = f'"interval_start_ms":{NOW_MS - 900_000}'
+    alone = "must come alone: a reading is p, or energy_kwh with interval_start_ms, or register_kwh"
+    one_of_three = "must be given, or energy_kwh with interval_start_ms, or register_kwh"
+    assert rules_broken(
+        '"soc":0.5',
+        '"p":null',
+        '"energy_kwh":2',
+        start,
+        f'"p":1,"energy_kwh":2,{start}',
+        f'"register_kwh":7,"energy_kwh":2,{start}',
+        '"register_kwh":7,"p":1',
+        f'"p":1,{start}',
+        f'"register_kwh":1,{start}',
+    ) == [
+        ("p", "null", one_of_three),
+        ("p", "null", one_of_three),
+        ("interval_start_ms", "null", "must be given with energy_kwh"),
+        ("energy_kwh", "null", "must be given with interval_start_ms"),
+        ("energy_kwh", "2.0", alone),
+        ("energy_kwh", "2.0", alone),
+        ("register_kwh", "7.0", alone),
+        ("interval_start_ms", str(NOW_MS - 900_000), alone),
+        ("register_kwh", "1.0", alone),
+    ]
+
+
+def test_an_energy_beyond_its_bounds_is_named_with_its_value_and_its_rule() -> None:
+    bounds = "must lie before ts, by at most 25 h"
+    assert rules_broken(
+        f'"energy_kwh":1,"interval_start_ms":{NOW_MS}',
+        f'"energy_kwh":1,"interval_start_ms":{NOW_MS - 90_000_001}',
+        f'"energy_kwh":1,"interval_start_ms":{NOW_MS}000000000000',
+        f'"energy_kwh":3e7,"interval_start_ms":{NOW_MS - 1}',
+        '"register_kwh":-2e12',
+        '"register_kwh":1e308',
+        '"register_kwh":"7"',
+    ) == [
+        ("interval_start_ms", str(NOW_MS), bounds),
+        ("interval_start_ms", str(NOW_MS - 90_000_001), bounds),
+        ("interval_start_ms", f"{NOW_MS}000000000000", bounds),
+        ("energy_kwh", "30000000.0", "must be within +-2.5e7 kWh"),
+        ("register_kwh", "-2000000000000.0", "must be within +-1e12 kWh"),
+        ("register_kwh", "1e+308", "must be within +-1e12 kWh"),
+        ("register_kwh", '"7"', "must be float | null, got str"),
+    ]
+
+
+def test_a_refused_row_tells_its_value_as_it_was_sent_and_cut_short() -> None:
+    long = "x" * 1000
+    lines = [
+        f'{{"no":11,"ts":{NOW_MS},"p":"{long}"}}',
+        f'{{"no":11,"ts":{NOW_MS},"p":"1", oops',
+        '{"no":11,"p":1}',
+        f'{{"id":"{long}","ts":{NOW_MS},"p":1}}',
+        f'{{"no":21,"ts":{NOW_MS},"p":1}}',
+        f'{{"no":11,"ts":{NOW_MS},"p":1,"soc":1.5}}',
+        f'{{"no":11,"ts":{NOW_MS},"p":1,"st":-3}}',
+        long,
+    ]
+    outcome = decode_ndjson("\n".join(lines).encode(), 1, KNOWN, NOW_NS)
+    assert [(error.row, error.field, error.value) for error in outcome.rejected] == [
+        (0, "p", f'"{long[: VALUE_CHARS_MAX - 4]}...'),
+        (1, "p", lines[1]),
+        (2, "ts", "null"),
+        (3, "id", f'"{long[: VALUE_CHARS_MAX - 4]}...'),
+        (4, "id", "21"),
+        (5, "soc", "1.5"),
+        (6, "st", "-3"),
+        (7, "body", f"{long[: VALUE_CHARS_MAX - 3]}..."),
+    ]
+
+
+def test_packed_mixtures_are_refused_and_packed_powers_keep_their_shorter_form() -> None:
+    records = np.zeros(6, ENERGY_RECORD)
+    records["device_no"], records["measured_ms"], records["interval_start_ms"] = 11, NOW_MS, -1
+    for name in ("power_w", "soc_frac", "energy_wh", "register_wh"):
+        records[name] = np.nan
+    records["power_w"][[0, 1]] = 5.0
+    records["register_wh"][[1, 2]] = 7_000.0
+    records["energy_wh"][[3, 4]] = 250.0, 250.0
+    records["interval_start_ms"][4] = NOW_MS - 900_000
+    outcome = decode_packed(b"UPK2" + (6).to_bytes(4, "little") + bytes(8) + records.tobytes(), 1, KNOWN, NOW_NS)
+    assert [(error.row, error.field, error.value, error.cause) for error in outcome.rejected] == [
+        (1, "register_kwh", "7.0", "malformed"),
+        (3, "interval_start_ms", "null", "malformed"),
+        (5, "p", "null", "malformed"),
+    ]
+    batch = outcome.batch
+    assert [value_of(batch, at) for at in range(3)] == [
+        {"p": 5.0},
+        {"register_kwh": 7.0},
+        {"energy_kwh": 0.25, "interval_start_ms": NOW_MS - 900_000},
+    ]
+    powers = decoded(encode_batch(1, [Reading(no=11, ts=NOW_MS, p=1.0)])).batch
+    assert encode_packed(1, powers)[:4] == b"UPK1"
 
 
 def test_packed_rows_without_power_or_beyond_all_bounds_are_refused() -> None:
@@ -129,7 +262,9 @@ def test_what_is_no_batch_names_the_field(payload: bytes, field: str) -> None:
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("payload", [b"", b"UPK2" + bytes(12), b"UPK1" + bytes(11), b"UPK1\x01" + bytes(11)])
+@pytest.mark.parametrize(
+    "payload", [b"", b"UPK3" + bytes(12), b"UPK2" + bytes(11), b"UPK1" + bytes(11), b"UPK1\x01" + bytes(11)]
+)
 def test_what_is_no_packed_batch_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidInput):
         decode_packed(payload, 1, KNOWN, NOW_NS)

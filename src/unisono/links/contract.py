@@ -134,6 +134,9 @@ class Link(Protocol):
 UNIT_OF_FIELD: Mapping[str, str] = {
     "ts": "ms since 1970 UTC",
     "p": "W",
+    "energy_kwh": "kWh",
+    "interval_start_ms": "ms since 1970 UTC",
+    "register_kwh": "kWh",
     "soc": "fraction",
     "tc": "degC",
     "v": "V",

@@ -13,7 +13,7 @@ from unisono.base.errors import InvalidInput
 from unisono.base.instants import EARLIEST_NS, LATEST_NS, NS_PER_MS
 from unisono.model.batches import AckBatch
 from unisono.model.technology import AckCode
-from unisono.wire.rules import RowError
+from unisono.wire.rules import RowError, cut, shown
 from unisono.wire.telemetry import KnownDevices
 
 ACKS_PER_MESSAGE_MAX: Final = 10_000
@@ -86,20 +86,23 @@ def _decode_each(payload: bytes) -> tuple[list[AckRow], list[int], list[RowError
             rows.append(_ROW.decode(part))
             places.append(place)
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-            errors.append(RowError(place, "acks", str(wrong), "malformed"))
+            text = cut(bytes(part).decode("utf-8", "replace"))
+            errors.append(RowError(place, "acks", text, f"must be five whole numbers: {wrong}", "malformed"))
     return rows, places, errors
 
 
 def _error(at: int, row: AckRow, *, is_known: bool) -> RowError | None:
     no, epoch, seq, code, answered_ms = row
     if not is_known:
-        return RowError(at, "device_no", f"{no} is no device of this gateway", "unknown_device")
-    if not (0 <= epoch < 2**63 and 0 <= seq < 2**63):
-        return RowError(at, "seq", "epoch and seq must be whole numbers from 0 to 2^63 - 1", "out_of_range")
+        return RowError(at, "device_no", shown(no), "must be a device of this gateway", "unknown_device")
+    for field, value in (("epoch", epoch), ("seq", seq)):
+        if not 0 <= value < 2**63:
+            return RowError(at, field, shown(value), "must be a whole number from 0 to 2^63 - 1", "out_of_range")
     if code not in AckCode.__members__.values():
-        return RowError(at, "code", f"must be one of 0 to {max(AckCode)}", "out_of_range")
+        return RowError(at, "code", shown(code), f"must be one of 0 to {max(AckCode)}", "out_of_range")
     if not EARLIEST_NS <= answered_ms * NS_PER_MS < LATEST_NS:
-        return RowError(at, "answered_ms", "must lie between 2000 and 2100, in ms", "out_of_range")
+        rule = "must lie between 2000 and 2100, in ms"
+        return RowError(at, "answered_ms", shown(answered_ms), rule, "out_of_range")
     return None
 
 

@@ -214,7 +214,10 @@ async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
 
 
 def _told(errors: tuple[RowError, ...]) -> list[dict[str, object]]:
-    return [{"row": error.row, "field": error.field, "rule": error.rule} for error in errors[:ROW_ERRORS_MAX]]
+    return [
+        {"row": error.row, "field": error.field, "value": error.value, "rule": error.rule}
+        for error in errors[:ROW_ERRORS_MAX]
+    ]
 
 
 def _status_of(wrong: CallerError | Unavailable) -> tuple[int, list[tuple[bytes, bytes]]]:
