@@ -12,7 +12,7 @@ from unisono.fleet.apply import apply_acks, apply_readings
 from unisono.fleet.fold_kernels import register_step_wh
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import AckBatch, ReadingBatch
-from unisono.model.totals import COUNTER_NAMES
+from unisono.model.totals import FOLD_COUNTER_NAMES
 
 
 def fold(table: FleetTable, rows: list[dict[str, float]], at_s: float = 0.0, **scalars: int) -> dict[str, int]:
@@ -22,7 +22,7 @@ def fold(table: FleetTable, rows: list[dict[str, float]], at_s: float = 0.0, **s
     before = table.counters.sum(axis=0)
     apply_readings(table, [batch_of(rows, known_ns, **scalars)], [M0_NS + round(at_s * NS_PER_S)])
     difference = table.counters.sum(axis=0) - before
-    return {name: int(n) for name, n in zip(COUNTER_NAMES, difference, strict=True) if n and name != "accepted"}
+    return {name: int(n) for name, n in zip(FOLD_COUNTER_NAMES, difference, strict=True) if n and name != "accepted"}
 
 
 def test_each_reading_ends_in_one_counter() -> None:

@@ -19,6 +19,7 @@ from unisono.bus.connection import Bus, connect
 from unisono.engines.nats import NatsEndpoints, NatsEngine
 from unisono.links.mqtt_broker.link import MqttBrokerSettings
 from unisono.links.mqtt_broker.socket import NatsLogin
+from unisono.links.tally import Tally
 from unisono.model.batches import AckBatch, ReadingBatch, decode_incoming
 from unisono.model.ratings import Ratings
 from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch, encode_registry
@@ -107,7 +108,7 @@ async def enrolled(endpoints: NatsEndpoints) -> AsyncIterator[Bus]:
 
 def broker_settings(endpoints: NatsEndpoints) -> MqttBrokerSettings:
     login = NatsLogin(endpoints.nats_url, endpoints.core_user, endpoints.core_password)
-    return MqttBrokerSettings(login, endpoints.mqtt_host, endpoints.mqtt_port)
+    return MqttBrokerSettings(login, endpoints.mqtt_host, endpoints.mqtt_port, server_log=endpoints.log_path)
 
 
 def clock() -> MovableClock:
@@ -125,6 +126,13 @@ async def arrived(bus: Bus, n_rows: int, timeout_s: float = 15.0) -> list[Readin
     finally:
         await reader.close()
     return batches
+
+
+async def counted(bus: Bus, tally: Tally, gateway_no: int, cause: str, n: int) -> None:
+    """Return once a gateway's counter stands at ``n`` or more."""
+    async with asyncio.timeout(10):
+        while tally.count(gateway_no, cause) < n:
+            await bus.flush()
 
 
 @asynccontextmanager

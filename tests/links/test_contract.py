@@ -12,10 +12,12 @@ import pytest
 from tests.links import contract
 from tests.links.contract import MemoryIntake, Rig
 from tests.links.edge import (
+    NOW_MS,
     MqttGateway,
     broker_settings,
     bus_of,
     clock,
+    counted,
     fleet,
     gateway_id,
     nats_engine,
@@ -32,6 +34,7 @@ from unisono.links.mqtt_client.link import MANIFEST as CLIENT, MqttClientLink, M
 from unisono.links.reception import Reception
 from unisono.links.tally import Tally
 from unisono.wire.frames import Frame, Renewal, decode_fetched, decode_frame, decode_renewal
+from unisono.wire.telemetry import Reading, encode_batch
 
 
 @pytest.fixture
@@ -146,6 +149,31 @@ def test_contract(engine: NatsEngine, name: str, check: Callable[[Rig], Awaitabl
             assert rig.link.manifest.name == name
             contract.the_manifest_is_complete(rig.link)
             await check(rig)
+
+    asyncio.run(scenario())
+
+
+def test_what_overflows_behind_a_foreign_broker_is_counted(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        endpoints = engine.endpoints
+        edge, intake, side = reception(), MemoryIntake(is_shut=True), MqttSide(endpoints)
+        settings = MqttClientSettings(
+            endpoints.mqtt_host, endpoints.mqtt_port, "unisono-front", "core", endpoints.core_password, version=4
+        )
+        link = MqttClientLink(settings, edge, intake, clock=clock(), waiting_max=5)
+        async with running(link.run()):
+            await asyncio.wait_for(link.has_subscribed.wait(), 10)
+            async with side.gateway, bus_of(endpoints) as bus:
+                batches = [encode_batch(n, [Reading(no=11, ts=NOW_MS + n, p=float(n))]) for n in range(9)]
+                side.gateway.publish(side.up, batches[0], qos=1)
+                # The first is being kept, in vain; of the eight behind it five may wait.
+                await asyncio.wait_for(intake.refused.wait(), 10)
+                for batch in batches[1:]:
+                    side.gateway.publish(side.up, batch, qos=1)
+                await counted(bus, edge.tally, 1, "overflowed", 3)
+                intake.is_shut = False
+                assert [power_w for _, power_w in await intake.rows(6)] == [0, 4, 5, 6, 7, 8]
+        assert [edge.tally.count(1, cause) for cause in ("accepted", "overflowed")] == [9, 3]
 
     asyncio.run(scenario())
 

@@ -17,6 +17,7 @@ from tests.links.edge import (
     broker_settings,
     bus_of,
     clock,
+    counted,
     device_id,
     enrolled,
     gateway_id,
@@ -28,7 +29,7 @@ from tests.links.edge import (
 from unisono.bus.connection import Bus
 from unisono.engines.nats import NatsEndpoints, NatsEngine
 from unisono.model.batches import AckBatch, ReadingBatch
-from unisono.model.totals import IngestCounters
+from unisono.model.totals import COUNTER_NAMES, IngestCounters
 from unisono.services import gatekeeper
 from unisono.services.front import Front, FrontSettings
 from unisono.services.gatekeeper import GatekeeperSettings
@@ -180,8 +181,11 @@ def test_a_gateway_can_neither_publish_nor_read_as_another(engine: NatsEngine) -
                     gateway.publish(topic(1, 11), reading(1), qos=1)
                     gateway.publish(topic(1, 11), reading(2), qos=0)
                     batches = await arrived(bus, 2)
+                    await counted(bus, front.tally, 1, "forbidden", 2)
         assert sorted(powers(batches)) == [1, 2]
         assert front.tally.count(1, "unknown_device") == 2
+        # What was published as the other is counted for who did it: two of the six that it sent.
+        assert (front.tally.count(1, "forbidden"), front.tally.count(1, "accepted")) == (2, 6)
         assert front.tally.count(2, "accepted") == 0
 
     asyncio.run(scenario())
@@ -203,6 +207,6 @@ def test_counters_are_published(engine: NatsEngine) -> None:
                 front.tally.add(2, "accepted", 5)
                 payload = await asyncio.wait_for(told.get(), 10)
         counters = msgspec.msgpack.decode(payload, type=IngestCounters)
-        assert counters.counts_of_gateway == {2: (5, 0, 0, 0, 0, 0, 0, 0)}
+        assert counters.counts_of_gateway == {2: (5, *(0,) * (len(COUNTER_NAMES) - 1))}
 
     asyncio.run(scenario())

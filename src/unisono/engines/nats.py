@@ -70,6 +70,8 @@ class NatsEndpoints:
     mqtt_host: str
     mqtt_port: int
     account_seed_path: Path
+    # Says who published where it may not.
+    log_path: Path
     core_user: str = CORE_USER
     core_password: str = field(default="", repr=False)
     sys_user: str = SYS_USER
@@ -118,6 +120,7 @@ class NatsEngine:
             mqtt_host=folders.HOST,
             mqtt_port=self._ports["mqtt"],
             account_seed_path=self._seed_path,
+            log_path=self._log,
             core_password=folders.secret(self.folder / "core.password"),
             sys_password=folders.secret(self.folder / "sys.password"),
         )

@@ -16,7 +16,7 @@ from unisono.wire.natsbuffer import Scanned
 from unisono.wire.packed import decode_packed
 from unisono.wire.rules import DecodedReadings, RowError, settle
 from unisono.wire.telemetry import Reading, decode_batch, decode_single, raw_columns
-from unisono.wire.topics import Up, UpName
+from unisono.wire.topics import Up, UpName, gateway_id_of, parse_up
 
 Arrived = tuple[UpName, bytes]
 
@@ -49,6 +49,17 @@ class Reception:
             batches.insert(0, Received(self.singles(singles, known_ns)))
         return batches
 
+    def named(self, name: str, separator: str) -> UpName | None:
+        """Return what a topic or subject below ``u`` says; None, and a malformed message, when it is none of ours."""
+        found = parse_up(name, separator)
+        if found is None:
+            self.lose(gateway_id_of(name, separator), "malformed")
+        return found
+
+    def lose(self, gateway_id: str, cause: str) -> None:
+        """Count a message of which nothing was decoded."""
+        self.tally.add_message(self.identity.gateway_no(gateway_id), cause)
+
     def singles(self, arrived: Sequence[Arrived], known_ns: int) -> ReadingBatch:
         """Return single readings of many gateways as one batch; refused ones are counted."""
         readings: list[Reading] = []
@@ -56,7 +67,7 @@ class Reception:
         for name, payload in arrived:
             decoded = decode_single(payload)
             if isinstance(decoded, RowError):
-                self.tally.add_malformed(self.identity.gateway_no(name.gateway_id))
+                self.lose(name.gateway_id, "malformed")
             else:
                 readings.append(decoded)
                 names.append(name)
@@ -95,6 +106,6 @@ class Reception:
             batch = self.readings(decode(payload, gateway_no, self.identity, known_ns), gateway_no)
         except InvalidInput:
             # The counter is the sender's answer on this way in; there is no other.
-            self.tally.add_malformed(gateway_no)
+            self.tally.add_message(gateway_no, "malformed")
             return None
         return Received(batch, name.gateway_id, batch.batch_seq if gateway_no >= 0 else NO_SEQ)

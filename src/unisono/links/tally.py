@@ -44,10 +44,10 @@ class Tally:
         for gateway_no, n in zip(numbers.tolist(), counts.tolist(), strict=True):
             self.add(gateway_no, cause, n)
 
-    def add_malformed(self, gateway_no: int) -> None:
-        """Count one message that could not be read at all."""
+    def add_message(self, gateway_no: int, cause: str) -> None:
+        """Count one message of which nothing was decoded: it can't be read, or it was lost before."""
         self.add(gateway_no, "accepted")
-        self.add(gateway_no, "malformed")
+        self.add(gateway_no, cause)
 
     def count(self, gateway_no: int, cause: str) -> int:
         """Return one counter."""

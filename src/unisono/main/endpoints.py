@@ -45,6 +45,8 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     sys_password: str
     account: str
     account_seed_path: str
+    # "" for a server of the operator's own.
+    nats_log_path: str = ""
     database_url: str
     metrics_port_of_role: dict[str, int]
     children: dict[str, ChildFacts] = {}

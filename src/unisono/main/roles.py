@@ -137,7 +137,8 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
 
     facts, bus, clock = wiring.facts, wiring.bus, wiring.clock
     login = NatsLogin(facts.nats_url, facts.core_user, facts.core_password)
-    broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port)
+    server_log = Path(facts.nats_log_path) if facts.nats_log_path else None
+    broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port, server_log=server_log)
     one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker, _foreign_brokers(wiring.settings)))
     wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
     wiring.checks["registry"] = lambda: "" if one.knows_registry.is_set() else "the registry is being read"

@@ -134,7 +134,8 @@ def _own_nats(nats: NatsEngine) -> dict[str, Any]:
     places = {"nats_url": own.nats_url, "monitor_url": own.monitor_url, "mqtt_host": own.mqtt_host}
     users = {"core_user": own.core_user, "core_password": own.core_password, "sys_user": own.sys_user}
     secrets = {"sys_password": own.sys_password, "account_seed_path": str(own.account_seed_path)}
-    return {**places, **users, **secrets, "mqtt_port": own.mqtt_port, "account": own.account}
+    more = {"mqtt_port": own.mqtt_port, "account": own.account, "nats_log_path": str(own.log_path)}
+    return {**places, **users, **secrets, **more}
 
 
 def _given_nats(settings: Settings) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class IngestCounters(msgspec.Struct, frozen=True, kw_only=True):
     counts_of_gateway: dict[int, tuple[int, ...]]
 
 
-# What can become of a reading; every accepted one ends in exactly one of those after it.
-COUNTER_NAMES = (
+# What the fold counts: every accepted reading ends in exactly one of those after it.
+FOLD_COUNTER_NAMES = (
     "accepted",
     "kept",
     "duplicate",
@@ -57,6 +57,14 @@ COUNTER_NAMES = (
     "future_dated",
     "unknown_device",
     "malformed",
+)
+# A front counts besides what it lost before it was decoded: whole messages, each accepted once and then one of these.
+COUNTER_NAMES = (
+    *FOLD_COUNTER_NAMES,
+    # The oldest of a full queue.
+    "overflowed",
+    # Published under another's name: the broker dropped it. Counted for who sent it.
+    "forbidden",
 )
 
 

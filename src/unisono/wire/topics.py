@@ -50,6 +50,12 @@ def down_topic(gateway_id: str, what: Down) -> str:
     return f"c/{gateway_id}/{what}"
 
 
+def gateway_id_of(name: str, separator: str) -> str:
+    """Return the gateway of any topic or subject under ``u``, also of one that says nothing; "" without one."""
+    levels = name.split(separator)
+    return levels[1] if len(levels) > 1 else ""
+
+
 def parse_up(name: str, separator: str) -> UpName | None:
     """Return what a topic (separator ``/``) or subject (``.``) under ``u`` says; None when it is none of ours.
 

@@ -129,7 +129,7 @@ class TelemetryApp:
         try:
             decoded = decode(body, gateway.gateway_no, self._reception.identity, self._clock.wall_ns())
         except InvalidInput:
-            self._reception.tally.add_malformed(gateway.gateway_no)
+            self._reception.tally.add_message(gateway.gateway_no, "malformed")
             raise
         if len(decoded.batch):
             await self._intake.keep(decoded.batch)

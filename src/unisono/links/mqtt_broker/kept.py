@@ -77,11 +77,21 @@ class Streams(Protocol):
 
 
 class KeptReader:
-    """Reads the place for ever. ``take`` must return only when everything it was given is kept on our stream."""
+    """Reads the place for ever. ``take`` must return only when everything it was given is kept on our stream.
 
-    def __init__(self, streams: Streams, take: Callable[[list[tuple[UpName, bytes]]], Awaitable[None]]) -> None:
+    A gateway may publish anything below its own ``u/<gateway>/``: ``name_of`` tells (and may count) what is no name of
+    ours; it is nobody's, and goes.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        take: Callable[[list[tuple[UpName, bytes]]], Awaitable[None]],
+        name_of: Callable[[str, str], UpName | None] = parse_up,
+    ) -> None:
         self._streams = streams
         self._take = take
+        self._name_of = name_of
         self._place: Place | None = None
         self.is_up = False
         self._was_lost = False
@@ -119,7 +129,7 @@ class KeptReader:
                     await self.open()
                 messages = await self._place.fetch(FETCH_MAX, 1.0)
                 if messages:
-                    await self._take(_named(messages))
+                    await self._take(self._named(messages))
                     await self._place.ack(messages)
             except Unavailable as wrong:
                 self._note(is_up=False, why=str(wrong))
@@ -128,6 +138,10 @@ class KeptReader:
     def _at(self, name: str) -> Place:
         return self._streams.durable(STREAM, SUBJECT, name, ack_through=True, ack_wait_s=ACK_WAIT_S)
 
+    def _named(self, messages: Sequence[Message]) -> list[tuple[UpName, bytes]]:
+        named = ((self._name_of(message.subject.removeprefix(PREFIX), "."), message.payload) for message in messages)
+        return [(name, payload) for name, payload in named if name is not None]
+
     def _note(self, *, is_up: bool, why: str = "") -> None:
         if is_up and self._was_lost:
             log.warning("QoS 1 messages flow again")
@@ -135,9 +149,3 @@ class KeptReader:
             log.warning("QoS 1 messages wait on the server: %s", why)
         self._was_lost = not is_up
         self.is_up = is_up
-
-
-def _named(messages: Sequence[Message]) -> list[tuple[UpName, bytes]]:
-    named = ((parse_up(message.subject.removeprefix(PREFIX), "."), message.payload) for message in messages)
-    # A gateway may publish anything below its own u/<gateway>/; what is none of our names is nobody's.
-    return [(name, payload) for name, payload in named if name is not None]

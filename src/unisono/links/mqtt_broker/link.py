@@ -6,20 +6,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
 from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
 from unisono.links.identity import GatewayEntry
+from unisono.links.mqtt_broker.forbidden import ForbiddenPublishes
 from unisono.links.mqtt_broker.greeting import greet
 from unisono.links.mqtt_broker.kept import KeptReader, Streams
 from unisono.links.mqtt_broker.socket import NatsLogin, RawSubscriber
-from unisono.links.reception import Reception
+from unisono.links.reception import Arrived, Reception
+from unisono.links.waiting import Waiting
 from unisono.wire.frames import Frame, Renewal, encode
 from unisono.wire.natsbuffer import Scanned
 from unisono.wire.receipts import encode_receipt
-from unisono.wire.topics import Down, UpName, down_topic, parse_up
+from unisono.wire.topics import Down, down_topic
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,9 @@ MANIFEST: Final = Manifest(
 )
 
 RETRY_S: Final = 0.5
+LOG_PERIOD_S: Final = 0.25
+# Batches, and singles that surprise the kernel, at QoS 0 while our stream is away; beyond it the oldest go.
+SPILLED_MAX: Final = 20_000
 Send = Callable[[str, bytes], Awaitable[None]]
 
 
@@ -58,6 +64,8 @@ class MqttBrokerSettings:
     takes_kept: bool = True
     # Several fronts share the QoS 0 readings by this queue group.
     group: str = "fronts"
+    # The server's log, when it is on this machine: the front that takes what is kept counts forbidden publishes there.
+    server_log: Path | None = None
 
 
 class MqttBrokerLink:
@@ -74,6 +82,7 @@ class MqttBrokerLink:
         streams: Streams,
         send: Send,
         clock: Clock,
+        spilled_max: int = SPILLED_MAX,
     ) -> None:
         self._settings = settings
         self._reception = reception
@@ -81,9 +90,8 @@ class MqttBrokerLink:
         self._send = send
         self._clock = clock
         self._raw = RawSubscriber(settings.nats, reception.identity, self._on_scan, subject="u.>", group=settings.group)
-        self._kept = KeptReader(streams, self._take)
-        self._spilled: asyncio.Queue[list[tuple[UpName, bytes]]] = asyncio.Queue(maxsize=256)
-        self.n_spills_dropped = 0
+        self._kept = KeptReader(streams, self._take, reception.named)
+        self._spilled = Waiting(reception, spilled_max)
         # Set once acknowledged messages are kept for us: from then on gateways may be let in.
         self.may_admit = asyncio.Event()
 
@@ -101,6 +109,8 @@ class MqttBrokerLink:
             self.may_admit.set()
             if self._settings.takes_kept:
                 tasks.create_task(self._kept.run(), name="qos1")
+                if self._settings.server_log is not None:
+                    tasks.create_task(self._count_forbidden(self._settings.server_log), name="forbidden publishes")
 
     async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
         """Publish it (NATS hands it to MQTT at QoS 0: acknowledgement and repetition are the command's own)."""
@@ -133,18 +143,26 @@ class MqttBrokerLink:
             batch = self._reception.scanned(scanned, self._clock.wall_ns())
             if len(batch):
                 self._intake.offer(batch)
-        named = ((parse_up(spill.subject, "."), spill.payload) for spill in scanned.spills)
-        slow = [(name, payload) for name, payload in named if name is not None]
-        if slow:
-            if self._spilled.full():
-                self.n_spills_dropped += len(self._spilled.get_nowait())
-            self._spilled.put_nowait(slow)
+        for spill in scanned.spills:
+            name = self._reception.named(spill.subject, ".")
+            if name is not None:
+                self._spilled.put((name, spill.payload))
 
     async def _run_spilled(self) -> None:
         while True:
-            await self._take(await self._spilled.get())
+            await self._take(await self._spilled.take())
 
-    async def _take(self, arrived: list[tuple[UpName, bytes]]) -> None:
+    async def _count_forbidden(self, server_log: Path) -> None:
+        publishes = ForbiddenPublishes(server_log)
+        try:
+            while True:
+                for gateway_id in publishes.read():
+                    self._reception.lose(gateway_id, "forbidden")
+                await asyncio.sleep(LOG_PERIOD_S)
+        finally:
+            publishes.close()
+
+    async def _take(self, arrived: list[Arrived]) -> None:
         """Return when all of it is kept and receipted, however long the stream is away."""
         for received in self._reception.receive(arrived, self._clock.wall_ns()):
             while True:

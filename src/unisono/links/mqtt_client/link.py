@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,9 +20,10 @@ from unisono.base.errors import Unavailable
 from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
 from unisono.links.identity import GatewayEntry
 from unisono.links.reception import Arrived, Reception
+from unisono.links.waiting import Waiting
 from unisono.wire.frames import Frame, Renewal, encode
 from unisono.wire.receipts import encode_receipt
-from unisono.wire.topics import Down, Up, down_topic, parse_up
+from unisono.wire.topics import Down, Up, down_topic
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +74,14 @@ class MqttClientLink:
         *,
         clock: Clock,
         name: str = "mqtt_client",
+        waiting_max: int = WAITING_MAX,
     ) -> None:
         self.manifest = replace(MANIFEST, name=name)
         self._settings = settings
         self._reception = reception
         self._intake = intake
         self._clock = clock
-        self._waiting: deque[Arrived] = deque(maxlen=WAITING_MAX)
-        self.n_dropped = 0
+        self._waiting = Waiting(reception, waiting_max)
         # Set when the broker has confirmed our subscriptions for the first time.
         self.has_subscribed = asyncio.Event()
         self._client = self._new_client()
@@ -152,20 +152,15 @@ class MqttClientLink:
         log.warning("broker %s:%d lost: %s", self._settings.host, self._settings.port, exc)
 
     def _on_message(self, client: gmqtt.Client, topic: str, payload: bytes, qos: int, properties: Any) -> int:
-        name = parse_up(topic, "/")
+        name = self._reception.named(topic, "/")
         if name is not None:
-            if len(self._waiting) == WAITING_MAX:
-                self.n_dropped += 1
-            self._waiting.append((name, bytes(payload)))
+            self._waiting.put((name, bytes(payload)))
         return 0
 
     async def _drain(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            arrived = list(self._waiting)
-            self._waiting.clear()
-            if arrived:
-                await self._take(arrived)
+            await self._take(await self._waiting.take())
 
     async def _take(self, arrived: list[Arrived]) -> None:
         for received in self._reception.receive(arrived, self._clock.wall_ns()):
