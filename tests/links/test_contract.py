@@ -34,6 +34,7 @@ from unisono.links.mqtt_client.link import MANIFEST as CLIENT, MqttClientLink, M
 from unisono.links.reception import Reception
 from unisono.links.tally import Tally
 from unisono.wire.frames import Frame, Renewal, decode_fetched, decode_frame, decode_renewal
+from unisono.wire.receipts import decode_receipt
 from unisono.wire.telemetry import Reading, encode_batch
 
 
@@ -163,7 +164,7 @@ def test_what_overflows_behind_a_foreign_broker_is_counted(engine: NatsEngine) -
         link = MqttClientLink(settings, edge, intake, clock=clock(), waiting_max=5)
         async with running(link.run()):
             await asyncio.wait_for(link.has_subscribed.wait(), 10)
-            async with side.gateway, bus_of(endpoints) as bus:
+            async with side.gateway, bus_of(endpoints) as bus, running(side.sort()):
                 batches = [encode_batch(n, [Reading(no=11, ts=NOW_MS + n, p=float(n))]) for n in range(9)]
                 side.gateway.publish(side.up, batches[0], qos=1)
                 # The first is being kept, in vain; of the eight behind it five may wait.
@@ -173,6 +174,9 @@ def test_what_overflows_behind_a_foreign_broker_is_counted(engine: NatsEngine) -
                 await counted(bus, edge.tally, 1, "overflowed", 3)
                 intake.is_shut = False
                 assert [power_w for _, power_w in await intake.rows(6)] == [0, 4, 5, 6, 7, 8]
+                # Each receipt speaks of one batch: nobody is told that those which went are kept.
+                receipts = [await asyncio.wait_for(side.receipts.get(), 10) for _ in range(6)]
+                assert {decode_receipt(receipt).through_seq for receipt in receipts} == {0, 4, 5, 6, 7, 8}
         assert [edge.tally.count(1, cause) for cause in ("accepted", "overflowed")] == [9, 3]
 
     asyncio.run(scenario())

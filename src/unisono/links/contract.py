@@ -39,7 +39,7 @@ class Promise(StrEnum):
     NONE = "none"
     # The protocol's own acknowledgement (PUBACK, 2xx) comes only when it is kept.
     ACKNOWLEDGED_IS_KEPT = "acknowledged_is_kept"
-    # An application receipt {through_seq} comes when it is kept; the protocol's acknowledgement means nothing.
+    # An application receipt for each batch comes when it is kept; the protocol's acknowledgement means nothing.
     RECEIPT_IS_KEPT = "receipt_is_kept"
 
 

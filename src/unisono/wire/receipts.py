@@ -1,4 +1,7 @@
-"""Our word to a gateway that its batches are kept: ``{"through_seq": n}`` means every batch it sent up to n."""
+"""Our word to a gateway that a batch is kept: ``{"through_seq": n}`` means the batch of sequence n, and that one alone.
+
+Batches before it may have been lost on their way, or wait at another front; docs/adr/0004 says why none is vouched for.
+"""
 
 from __future__ import annotations
 
