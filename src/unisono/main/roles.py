@@ -141,6 +141,7 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port, server_log=server_log)
     one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker, _foreign_brokers(wiring.settings)))
     wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
+    wiring.record_of_name |= {f"link_{name}": link for name, link in one.links.items()}
     wiring.checks["registry"] = lambda: "" if one.knows_registry.is_set() else "the registry is being read"
     wiring.checks |= {name: _link_check(name, link) for name, link in one.links.items()}
     system = await connect(facts.nats_url, facts.sys_user, facts.sys_password, "front-system", CONNECT_TIMEOUT_S)

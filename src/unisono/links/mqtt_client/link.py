@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
+from gmqtt.mqtt.handler import MQTTConnectError
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
@@ -47,7 +49,15 @@ WAITING_MAX: Final = 100_000
 TICK_S: Final = 0.1
 RETRY_S: Final = 0.5
 RECONNECT_S: Final = 1.0
+CONNECT_TIMEOUT_S: Final = 10.0
 KEEP_ALIVE_S: Final = 10
+# For so long an MQTT 5 broker keeps what comes while we are away; unsaid, it would keep nothing.
+SESSION_S: Final = 3600
+# A broker acknowledges in milliseconds; one that takes longer holds up the commands for everybody else.
+PUBLISH_WAIT_S: Final = 2.0
+PUBLISH_RETRY_S: Final = 0.01
+# gmqtt's -1 is for ever and 0 is once: it reconnects never, because after some refusals it would give up for good.
+_NO_RECONNECTS: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class MqttClientLink:
         clock: Clock,
         name: str = "mqtt_client",
         waiting_max: int = WAITING_MAX,
+        publish_wait_s: float = PUBLISH_WAIT_S,
     ) -> None:
         self.manifest = replace(MANIFEST, name=name)
         self._settings = settings
@@ -82,6 +93,13 @@ class MqttClientLink:
         self._intake = intake
         self._clock = clock
         self._waiting = Waiting(reception, waiting_max)
+        self._publish_wait_s = publish_wait_s
+        # Whether a wait for the broker was in vain: then nobody waits until it takes something again.
+        self._is_stuck = False
+        # Commands and receipts that the broker did not take; the plant and gateways repeat what they miss.
+        self.n_unsent = 0
+        self._lost = asyncio.Event()
+        self._has_us = False
         # Set when the broker has confirmed our subscriptions for the first time.
         self.has_subscribed = asyncio.Event()
         self._client = self._new_client()
@@ -104,14 +122,15 @@ class MqttClientLink:
     async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
         """Publish it at QoS 1, not retained: nobody may find an old command there."""
         what = Down.FRAME if isinstance(message, Frame) else Down.RENEWAL
-        return Handed.SENT if self._publish(gateway.gateway_id, what, encode(message)) else Handed.UNREACHABLE
+        is_sent = await self._publish(gateway.gateway_id, what, encode(message))
+        return Handed.SENT if is_sent else Handed.UNREACHABLE
 
     def _new_client(self) -> gmqtt.Client:
         settings = self._settings
-        client = gmqtt.Client(settings.client_id, clean_session=False)
+        client = gmqtt.Client(settings.client_id, clean_session=False, session_expiry_interval=SESSION_S)
         if settings.user:
             client.set_auth_credentials(settings.user, settings.password)
-        client.set_config({"reconnect_retries": -1, "reconnect_delay": RECONNECT_S})
+        client.set_config({"reconnect_retries": _NO_RECONNECTS})
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
@@ -124,21 +143,29 @@ class MqttClientLink:
         tls: ssl.SSLContext | bool = ssl.create_default_context() if settings.is_tls else False
         was_refused = False
         while True:
+            self._lost.clear()
             try:
-                await self._client.connect(
-                    settings.host, settings.port, ssl=tls, keepalive=KEEP_ALIVE_S, version=version
-                )
-            except (OSError, gmqtt.client.MQTTConnectError, TimeoutError) as wrong:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._client.connect(
+                        settings.host, settings.port, ssl=tls, keepalive=KEEP_ALIVE_S, version=version
+                    )
+                was_refused = False
+                await self._lost.wait()
+            except (OSError, MQTTConnectError, TimeoutError) as wrong:
                 if not was_refused:
-                    log.warning("broker %s:%d: %s", settings.host, settings.port, wrong)
+                    why = str(wrong) or "no answer; if it does not speak MQTT 5, set mqtt_client_version = 4"
+                    log.warning("broker %s:%d: %s", settings.host, settings.port, why)
                 was_refused = True
-                await asyncio.sleep(RECONNECT_S)
-            else:
-                # From here on the client library reconnects by itself.
-                await asyncio.Event().wait()
+            await asyncio.sleep(RECONNECT_S)
+            # A new client for each connection. What the old one had under way is repeated by who misses it.
+            old, self._client = self._client, self._new_client()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await old.disconnect()
 
     def _on_connect(self, client: gmqtt.Client, flags: int, code: int, properties: Any) -> None:
         log.info("broker %s:%d has us", self._settings.host, self._settings.port)
+        self._has_us = True
         client.subscribe([gmqtt.Subscription(topic, qos=1) for topic in TOPICS])
 
     def _on_subscribe(self, client: gmqtt.Client, mid: int, qos: tuple[int, ...], properties: Any) -> None:
@@ -149,7 +176,12 @@ class MqttClientLink:
         self.has_subscribed.set()
 
     def _on_disconnect(self, client: gmqtt.Client, packet: Any, exc: Exception | None = None) -> None:
-        log.warning("broker %s:%d lost: %s", self._settings.host, self._settings.port, exc)
+        if client is self._client and not self._lost.is_set():
+            self._lost.set()
+            # After a refusal this is called too; that was told already.
+            if self._has_us:
+                log.warning("broker %s:%d lost: %s", self._settings.host, self._settings.port, exc)
+            self._has_us = False
 
     def _on_message(self, client: gmqtt.Client, topic: str, payload: bytes, qos: int, properties: Any) -> int:
         name = self._reception.named(topic, "/")
@@ -172,10 +204,26 @@ class MqttClientLink:
                 else:
                     break
             if received.receipt_seq >= 0:
-                self._publish(received.gateway_id, Down.RECEIPT, encode_receipt(received.receipt_seq))
+                await self._publish(received.gateway_id, Down.RECEIPT, encode_receipt(received.receipt_seq))
 
-    def _publish(self, gateway_id: str, what: Down, payload: bytes) -> bool:
-        if not self._client.is_connected:
-            return False
-        self._client.publish(down_topic(gateway_id, what), payload, qos=1)
-        return True
+    async def _publish(self, gateway_id: str, what: Down, payload: bytes) -> bool:
+        """Return whether the broker was given it; wait while it has as many unacknowledged as it allows."""
+        is_sent = await self._publish_in_time(down_topic(gateway_id, what), payload)
+        self._is_stuck = not is_sent
+        self.n_unsent += not is_sent
+        return is_sent
+
+    async def _publish_in_time(self, topic: str, payload: bytes) -> bool:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._publish_wait_s
+        while self._client.is_connected:
+            try:
+                self._client.publish(topic, payload, qos=1)
+            except OverflowError:
+                # The broker's receive maximum: 20 at mosquitto.
+                if self._is_stuck or loop.time() > until_s:
+                    return False
+                await asyncio.sleep(PUBLISH_RETRY_S)
+            else:
+                return True
+        return False
