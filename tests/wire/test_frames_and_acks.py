@@ -108,13 +108,13 @@ def test_answers_of_foreign_devices_and_odd_codes_are_refused_by_row() -> None:
     acks = decode_acks(encode_acks(rows), 1, known, NOW_NS)
     assert acks.batch.device_no.tolist() == [11, -1]
     assert acks.batch.answered_ns.tolist() == [NOW_NS // 10**6 * 10**6] * 2
-    assert [(error.row, error.field) for error in acks.rejected] == [
-        (2, "device_no"),
-        (3, "code"),
-        (4, "seq"),
-        (5, "answered_ms"),
-        (6, "device_no"),
-        (7, "device_no"),
+    assert [(error.row, error.field, error.value) for error in acks.rejected] == [
+        (2, "device_no", "21"),
+        (3, "code", "77"),
+        (4, "seq", "-6"),
+        (5, "answered_ms", "3"),
+        (6, "device_no", "-2"),
+        (7, "device_no", str(2**40)),
     ]
 
 
@@ -124,11 +124,11 @@ def test_one_answer_of_another_form_does_not_spoil_the_others() -> None:
     payload = f'{{"acks":[["x",1,5,0,{NOW_MS}],[11,1,5,0,{NOW_MS}],[1,2],7,[21,1,5,0,{NOW_MS}]]}}'.encode()
     acks = decode_acks(payload, 1, known, NOW_NS)
     assert acks.batch.device_no.tolist() == [11]
-    assert [(error.row, error.cause) for error in acks.rejected] == [
-        (0, "malformed"),
-        (2, "malformed"),
-        (3, "malformed"),
-        (4, "unknown_device"),
+    assert [(error.row, error.cause, error.value) for error in acks.rejected] == [
+        (0, "malformed", f'["x",1,5,0,{NOW_MS}]'),
+        (2, "malformed", "[1,2]"),
+        (3, "malformed", "7"),
+        (4, "unknown_device", "21"),
     ]
 
 
