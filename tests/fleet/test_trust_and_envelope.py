@@ -184,6 +184,21 @@ def test_a_car_is_left_alone_when_it_must_charge_to_be_ready() -> None:
     assert hold_s(2.01) == 0.0
 
 
+def test_an_idle_car_gives_back_what_can_be_charged_again_until_it_leaves() -> None:
+    ratings = Ratings(power_max_w=7000.0, power_min_w=-7000.0, energy_capacity_wh=50_000.0)
+    limits = OwnerLimits(ready_by_ns=T0_NS + 5 * 3600 * NS_PER_S, needed_energy_wh=30_000.0)
+    table = table_of(record(1, technology=Technology.EV, ratings=ratings, limits=limits))
+    report(table, power_w=0.0, soc_frac=0.8)
+    look(table)
+    assert bounds(table) == (-7000.0, 7000.0)
+    # 10 kWh are more than needed: out for 3.2 h, 22.4 kWh, and back for 1.8 h, with two minutes in hand.
+    assert table.picture.hold_up_s[0] == pytest.approx(((5.0 + 10.0 / 7.0) * 3600.0 - 120.0) / 2.0, abs=1.0)
+    # Gone: a charger without a car tells no state of charge.
+    report(table, 4.0, power_w=0.0)
+    look(table, 4.0)
+    assert (bounds(table), table.picture.hold_up_s[0]) == ((0.0, 0.0), 0.0)
+
+
 def test_a_compressor_is_not_switched_within_its_least_times() -> None:
     ratings = Ratings(power_max_w=0.0, power_min_w=-3000.0, is_on_off=True, min_on_s=180.0, min_off_s=300.0)
     table = table_of(record(1, technology=Technology.THERMOSTAT, ratings=ratings))

@@ -32,7 +32,7 @@ COMFORT_MARGIN_K: Final = 0.5
 # in ten minutes, but the mean over an evening is far less; a poorly insulated house drifts by 2 K an hour.
 TANK_K_PER_H: Final = 10.0
 ROOM_K_PER_H: Final = 2.0
-# An EV that charges with more than this share of its rating is there.
+# An EV whose power is more than this share of its rating is there.
 PLUGGED_FRAC: Final = 0.05
 # What an EV's departure keeps in hand.
 READY_MARGIN_S: Final = 120.0
@@ -95,7 +95,10 @@ def _bound_ev(
     knows_soc = nameplate.energy_capacity_wh[row] > 0.0 and not math.isnan(picture.soc_frac[row])
     full_w = float(nameplate.power_min_w[row])
     is_charging = abs(picture.power_w[row]) > PLUGGED_FRAC * nameplate.rating_w[row]
-    if not (is_charging or leases.state[row] == 1):
+    # A car that gives back tells its state of charge as long as it is there.
+    waits = knows_soc and nameplate.power_max_w[row] > 0.0
+    waits = waits and picture.soc_mono_ns[row] == picture.received_mono_ns[row]
+    if not (is_charging or waits or leases.state[row] == 1):
         _set(picture, row, at_w, at_w, 0.0)
         return
     _set(picture, row, full_w, float(nameplate.power_max_w[row]), HOLD_DEFAULT_S)
@@ -107,16 +110,16 @@ def _bound_ev(
             picture.high_w[row] = 0.0
             picture.hold_up_s[row] = HOLD_MAX_S
     missing_wh = nameplate.needed_energy_wh[row] - stored_wh
-    if nameplate.ready_by_ns[row] <= now_ns or missing_wh <= 0.0:
+    if nameplate.ready_by_ns[row] <= now_ns:
         return
     stored_w = nameplate.charge_efficiency_frac[row] * max(-full_w, 1.0)
     slack_s = (nameplate.ready_by_ns[row] - now_ns) * _NS - missing_wh * 3600.0 / stored_w
-    if slack_s <= READY_MARGIN_S:
+    if missing_wh > 0.0 and slack_s <= READY_MARGIN_S:
         _set(picture, row, full_w, full_w, 0.0)
         return
     # Each second at high_w has to be charged back as well.
     given_w = max(0.0, float(picture.high_w[row])) / nameplate.discharge_efficiency_frac[row]
-    slack_s = (slack_s - READY_MARGIN_S) / (1.0 + given_w / stored_w)
+    slack_s = max(0.0, slack_s - READY_MARGIN_S) / (1.0 + given_w / stored_w)
     picture.hold_up_s[row] = min(float(picture.hold_up_s[row]), slack_s)
 
 

@@ -169,7 +169,8 @@ def _weighed_change_w(
     """Weigh the members in the direction that the target needs; return the change that it asks for in full force."""
     wanted_w = 0.0
     for _ in range(2):
-        _weigh(active, table, now_ns, mono_ns, config.lead_s)
+        # What arrives until the next cycle is there for half of it.
+        _weigh(active, table, now_ns, mono_ns, 0.5 * config.cycle_s)
         wanted_w = _full_change_w(active, now_ns + round(config.lead_s * NS_PER_S))
         sign = active.sign if wanted_w == 0.0 else 1 if wanted_w > 0.0 else -1
         if sign == active.sign:

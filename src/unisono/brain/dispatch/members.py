@@ -316,14 +316,21 @@ def _credit(
 def _leftover_w(
     members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases
 ) -> float:
-    """Return what a device that was let go still delivers because it has not heard of it."""
+    """Return what a device that was let go changes all the same: it has not heard of it yet, or makes up for the call.
+
+    A car that gave back charges again, a tank that was held off heats: that is part of what the call does.
+    """
     row = members.row[k]
-    sent_ns = leases.sent_mono_ns[row]
+    trust = picture.trust[row]
     change_w = float(leases.setpoint_w[row] - members.reference_w[k])
-    if (picture.received_mono_ns[row] - sent_ns) * _NS >= settle_s(nameplate, row, change_w, picture.source[row]):
-        is_still_there = abs(picture.power_w[row] - leases.setpoint_w[row]) <= 0.1 * abs(change_w)
-        return float(picture.power_w[row] - members.reference_w[k]) if is_still_there else 0.0
-    if picture.trust[row] in (_UNKNOWN, _SILENT_TRUST):
+    wait_s = settle_s(nameplate, row, change_w, picture.source[row])
+    if trust == 4:
+        return 0.0
+    if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
+        return float(picture.power_w[row] - members.reference_w[k])
+    if leases.state[row] == 0:
+        return 0.0
+    if trust in (_UNKNOWN, _SILENT_TRUST):
         return change_w if is_alive(nameplate, leases, row, mono_ns) else 0.0
     if is_quick(nameplate, row):
         return 0.0
@@ -418,7 +425,7 @@ def weigh(
         if is_held:
             credit_w, variance = _credit(members, k, mono_ns, nameplate, picture, leases)
             _count_held(members, k, slots, picture, leases, sums)
-        elif leases.state[row] == 2 and leases.dispatch_no[row] == dispatch_no:
+        elif leases.state[row] != 1 and leases.event_no[row] == dispatch_no:
             credit_w = _leftover_w(members, k, mono_ns, nameplate, picture, leases)
             sums[_PINNED_W] += credit_w
         members.mode[k] = mode
