@@ -51,3 +51,33 @@ def test_a_wish_that_makes_no_sense_is_refused_by_its_field(changes: dict[str, A
     with pytest.raises(InvalidInput) as refused:
         parse_line(line(**changes))
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("facts", "field"),
+    [
+        ({"asset_type": "bess", "max_discharge_kw": 5}, "capacity_kwh"),
+        ({"asset_type": "bess", "capacity_kwh": 0, "lifecycle": "active"}, "capacity_kwh"),
+        ({"asset_type": "ev", "max_charge_kw": 7, "max_discharge_kw": 7}, "capacity_kwh"),
+        ({"asset_type": "evse", "max_charge_kw": 7, "max_discharge_kw": 7}, "capacity_kwh"),
+        ({"asset_type": "bess", "capacity_kwh": 10, "lifecycle": "active"}, "max_discharge_kw"),
+        ({"asset_type": "pv", "lifecycle": "commissioning"}, "max_discharge_kw"),
+        ({"asset_type": "chp", "max_charge_kw": 5, "lifecycle": "active"}, "max_discharge_kw"),
+        *(
+            ({"asset_type": asset_type, "lifecycle": "active"}, "max_charge_kw")
+            for asset_type in ("ev", "evse", "water_heater", "thermostat", "flex_load")
+        ),
+    ],
+)
+def test_a_line_without_a_fact_that_its_technology_needs_is_refused(facts: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_line(json.dumps({"partner_reference": "d", "zip": "97214", **facts}).encode())
+    assert refused.value.field == field
+    assert refused.value.value == facts.get(field)
+    assert refused.value.rule.startswith(f"must be given for {facts['asset_type']}")
+
+
+@pytest.mark.parametrize("asset_type", ["pv", "ev", "evse", "water_heater", "thermostat", "flex_load", "chp"])
+def test_what_stores_nothing_may_be_declared_before_its_power_is_known(asset_type: str) -> None:
+    bare = {"partner_reference": "d", "zip": "97214", "asset_type": asset_type}
+    assert parse_line(json.dumps(bare).encode()).ratings().power_max_w == 0.0

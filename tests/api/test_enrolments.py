@@ -181,6 +181,7 @@ def test_what_is_left_out_takes_its_technologys_default(plant: Plant) -> None:
             "asset_type": "bess",
             "zip": "97214",
             "max_discharge_kw": 5,
+            "capacity_kwh": 10,
             "lifecycle": "active",
         },
         {

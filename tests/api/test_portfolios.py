@@ -56,8 +56,8 @@ def test_declared_devices_are_enrolled_but_none_of_them_is_dependable(plant: Pla
         ({"partner_reference": "a\u0000b"}, "assets[1].partner_reference", "control"),
         ({"partner_reference": " "}, "assets[1].partner_reference", "blank"),
         ({"partner_reference": "\ud800"}, "assets[1].partner_reference", "unicode"),
-        ({"capacity_kwh": None}, "assets[1]", "capacity_kwh must be given for bess"),
-        ({"capacity_kwh": 0}, "assets[1]", "capacity_kwh must be given for bess"),
+        ({"capacity_kwh": None}, "assets[1].capacity_kwh", "must be given for bess"),
+        ({"capacity_kwh": 0}, "assets[1].capacity_kwh", "must be given for bess"),
     ],
 )
 def test_a_bad_asset_is_refused_by_field_value_and_rule(

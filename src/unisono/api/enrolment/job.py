@@ -20,7 +20,7 @@ from unisono.api.enrolment.line import EnrolmentLine, parse_line
 from unisono.api.enrolment.places import place_of_zip
 from unisono.base.errors import CallerError, Conflict, InvalidInput, Unavailable
 from unisono.base.units import w_of_kw
-from unisono.model.technology import CommandKind, Fallback, Lifecycle
+from unisono.model.technology import Lifecycle
 from unisono.model.totals import LogEntry
 from unisono.store import enrolment, event_log, job_secrets, jobs, keys
 from unisono.store.enrolment import NewDevice, NewGateway, NewSite
@@ -38,7 +38,6 @@ WORKER_LOCK: Final = 7_233_004
 ROWS_PER_CHUNK: Final = 1000
 # A job that another process queued, or left, is found within this time.
 LOOK_EVERY_S: Final = 5.0
-MICROS_PER_USD: Final = 1_000_000
 
 
 def lines_of(body: bytes) -> list[bytes]:
@@ -70,7 +69,8 @@ def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
     if reference:
         secret = job_secrets.gateway_secret(seed, reference)
         digest = keys.digest(secret)
-        gateway = NewGateway(partner_reference=reference, link=line.link, vendor=line.vendor, secret_sha256=digest)
+        vendor = line.vendor or ""
+        gateway = NewGateway(partner_reference=reference, link=line.link, vendor=vendor, secret_sha256=digest)
     return NewDevice(
         site=site,
         gateway=gateway,
@@ -79,15 +79,7 @@ def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
         lifecycle=int(Lifecycle[line.lifecycle.upper()]),
         ratings=line.ratings(),
         limits=line.limits(),
-        vendor=line.vendor,
-        carrier=line.carrier,
-        node_path=line.node_path,
-        telemetry_period_s=line.telemetry_period_s,
-        command_latency_s=line.command_latency_s,
-        command_ttl_s=line.command_ttl_s,
-        control_kinds=tuple(int(CommandKind[kind.upper()]) for kind in line.control_kinds),
-        fallback=int(Fallback[line.fallback.upper()]),
-        merit_micros_per_kwh=round(line.merit_usd_per_kwh * MICROS_PER_USD),
+        **line.columns(),
     )
 
 

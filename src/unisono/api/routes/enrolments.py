@@ -16,7 +16,7 @@ from unisono.api import present
 from unisono.api.auth import Enroller, Reader
 from unisono.api.context import ApiContext, Context
 from unisono.api.enrolment.job import lines_of, queue
-from unisono.api.enrolment.line import LINE_EXAMPLE, EnrolmentLine
+from unisono.api.enrolment.line import LINE_EXAMPLE, parse_line
 from unisono.api.idempotency import Once, RequiredIdempotencyKey
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -65,7 +65,7 @@ _RESULT: Final[dict[int | str, dict[str, Any]]] = {
 async def enrol(
     request: Request, caller: Enroller, context: Context, idempotency_key: RequiredIdempotencyKey
 ) -> Response:
-    """NDJSON, one device a line (schema EnrolmentLine); only partner_reference, asset_type and zip are required.
+    """NDJSON, one device a line (schema EnrolmentLine): partner_reference, asset_type, zip, what its technology needs.
 
     A line whose partner_reference is enrolled already changes nothing. A refused line does not hold the others up.
     """
@@ -167,8 +167,8 @@ async def _result_lines(
 
 def _reference(line: bytes) -> str:
     try:
-        return EnrolmentLine.model_validate_json(line).partner_reference
-    except ValueError:
+        return parse_line(line).partner_reference
+    except InvalidInput:
         # A refused line; it is among the job's errors.
         return ""
 

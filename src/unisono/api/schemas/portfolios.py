@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from unisono.api.schemas.types import INSTANT_EXAMPLE, Asked, AssetType, EnergyKwh, PowerKw, Text, Zip, id_of
 
@@ -20,20 +19,14 @@ class Asset(Asked):
 
     asset_type: AssetType
     zip: Zip
-    capacity_kwh: EnergyKwh | None = Field(default=None, description="Usable energy; required for bess.")
+    capacity_kwh: EnergyKwh | None = Field(
+        default=None, description="Usable energy; required for bess, and for an ev or evse with max_discharge_kw."
+    )
     max_discharge_kw: PowerKw | None = Field(default=None, description="Largest power into the grid.")
     max_charge_kw: PowerKw | None = Field(
         default=None, description="Largest power out of the grid, as a positive number."
     )
-    partner_reference: Text | None = Field(
-        default=None, description="Your own id; made up from the device's when left out."
-    )
-
-    @model_validator(mode="after")
-    def _a_battery_holds_energy(self) -> Self:
-        if self.asset_type == "bess" and not self.capacity_kwh:
-            raise PydanticCustomError("capacity", "capacity_kwh must be given for bess, and be above 0")
-        return self
+    partner_reference: Text | None = Field(default=None, description="Your own id; it can be given later.")
 
 
 class DeviceFilter(Asked):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -84,6 +84,7 @@ SignedPowerKw = Annotated[
     float, BeforeValidator(_number), Field(ge=-POWER_KW_MAX, le=POWER_KW_MAX, allow_inf_nan=False)
 ]
 EnergyKwh = Annotated[float, BeforeValidator(_number), Field(ge=0, le=ENERGY_KWH_MAX, allow_inf_nan=False)]
+LinkName = Literal["mqtt", "http", "mqtt_client"]
 Zip = Annotated[
     str,
     Field(pattern=r"^\d{5}(-\d{4})?$"),

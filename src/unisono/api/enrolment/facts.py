@@ -1,0 +1,203 @@
+"""The facts of a device that are told when it is enrolled and can be changed later, and the rules that they must meet.
+
+What is not told keeps what was there before: the technology's defaults at an enrolment, the present record at a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from unisono.api.schemas.types import Asked, EnergyKwh, Instant, PowerKw, Text
+from unisono.base.errors import InvalidInput
+from unisono.base.instants import MISSING_NS, format_rfc3339
+from unisono.base.units import kwh_of_wh, w_of_kw, wh_of_kwh
+from unisono.model.ratings import OwnerLimits, Ratings
+from unisono.model.technology import CommandKind, Fallback, Lifecycle, Technology
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def number(value: object) -> object:
+    """Return ``value`` unless it is a text or a boolean, which pydantic would make a number of."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("number", "must be a JSON number")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1, allow_inf_nan=False)]
+# An efficiency of 0 would make energy from nothing when divided by; no real device is below 30 %.
+Efficiency = Annotated[float, BeforeValidator(number), Field(ge=0.3, le=1, allow_inf_nan=False)]
+WeekSeconds = Annotated[float, BeforeValidator(number), Field(ge=0, le=604_800, allow_inf_nan=False)]
+Temperature = Annotated[float, BeforeValidator(number), Field(ge=-40, le=100, allow_inf_nan=False)]
+
+ControlKind = Literal[
+    "power_setpoint", "import_export_limit", "mode", "temperature_offset", "shed_level", "schedule", "release"
+]
+MICROS_PER_USD: Final = 1_000_000
+# Those that can be called on for nothing else than to feed in; the others are asked to draw less.
+_FEEDS_IN: Final = frozenset({Technology.PV, Technology.BESS, Technology.CHP})
+_IS_CAR: Final = frozenset({Technology.EV, Technology.EVSE})
+# Fields that are columns of the same name.
+_SAME: Final = ("vendor", "carrier", "node_path", "telemetry_period_s", "command_latency_s", "command_ttl_s")
+
+
+class DeviceFacts(Asked):
+    """Nameplate, owner's limits, and how a device is reached and steered; what is null or left out is not told."""
+
+    vendor: Text | Literal[""] | None = None
+    carrier: Text | Literal[""] | None = None
+    node_path: Text | Literal[""] | None = Field(default=None, description="zone/substation/feeder/transformer")
+    max_discharge_kw: PowerKw | None = Field(
+        default=None,
+        description="Largest power into the grid. Must be above 0 for pv, bess and chp, once not declared.",
+    )
+    max_charge_kw: PowerKw | None = Field(
+        default=None,
+        description="Largest power out of the grid; of a bess that is told the other one only: the same. "
+        "Must be above 0 for all but pv, bess and chp, once not declared.",
+    )
+    capacity_kwh: EnergyKwh | None = Field(
+        default=None, description="Usable energy. Must be above 0 for bess, and for an ev or evse that feeds in."
+    )
+    charge_efficiency_frac: Efficiency | None = None
+    discharge_efficiency_frac: Efficiency | None = None
+    ramp_kw_per_s: Annotated[float, BeforeValidator(number), Field(gt=0, le=1e7, allow_inf_nan=False)] | None = Field(
+        default=None, description="When enrolled without it: as fast as asked."
+    )
+    is_on_off: bool | None = Field(default=None, description="Only 0 or full power; when enrolled without it: false.")
+    min_power_kw: PowerKw | None = Field(
+        default=None, description="Least power when it is not at 0; when enrolled without it: 0."
+    )
+    min_on_s: WeekSeconds | None = Field(default=None, description="When enrolled without it: 0.")
+    min_off_s: WeekSeconds | None = Field(default=None, description="When enrolled without it: 0.")
+    notice_s: WeekSeconds | None = Field(default=None, description="When enrolled without it: 0.")
+    duration_max_s: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Longest change; when enrolled without it: without end."
+    )
+    rebound_frac: Annotated[float, BeforeValidator(number), Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+        default=None, description="When enrolled without it: 0."
+    )
+    soc_reserve_frac: Fraction | None = None
+    soc_max_frac: Fraction | None = Field(default=None, description="When enrolled without it: 1.")
+    comfort_low_degc: Temperature | None = None
+    comfort_high_degc: Temperature | None = None
+    ready_by: Instant | None = Field(default=None, description="When an EV must hold needed_energy_kwh.")
+    needed_energy_kwh: EnergyKwh | None = Field(default=None, description="Stored energy wanted at ready_by.")
+    events_per_season_max: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="How often the owner lets it be called; when enrolled without it: as often as needed."
+    )
+    control_kinds: Annotated[list[ControlKind], Field(min_length=1, max_length=7)] | None = Field(
+        default=None,
+        description="What it obeys, the preferred one first; when enrolled without it: power_setpoint alone.",
+    )
+    fallback: Literal["normal_operation", "zero_power", "hold"] | None = Field(
+        default=None,
+        description="What it does by itself when a lease has run out; when enrolled without it: normal_operation.",
+    )
+    telemetry_period_s: (
+        Annotated[float, BeforeValidator(number), Field(ge=1, le=86_400, allow_inf_nan=False)] | None
+    ) = Field(default=None, description="How often it reports; when enrolled without it: 60.")
+    command_latency_s: Annotated[float, BeforeValidator(number), Field(ge=0, le=3600, allow_inf_nan=False)] | None = (
+        Field(default=None, description="From our sending to its acting; when enrolled without it: 1.")
+    )
+    command_ttl_s: Annotated[float, BeforeValidator(number), Field(ge=10, le=86_400, allow_inf_nan=False)] | None = (
+        Field(default=None, description="How long a command holds without a renewal; when enrolled without it: 60.")
+    )
+    merit_usd_per_kwh: Annotated[float, BeforeValidator(number), Field(ge=0, le=1000, allow_inf_nan=False)] | None = (
+        Field(default=None, description="When enrolled without it: 0.")
+    )
+
+    def ratings_from(self, base: Ratings, technology: Technology) -> Ratings:
+        """Return the nameplate in watts, power positive into the grid: what is told, else that of ``base``."""
+        power_min_w = base.power_min_w
+        if technology is Technology.BESS and not base.power_max_w and not base.power_min_w:
+            # A battery whose power is told for the first time, and one way only, is as strong the other way.
+            power_min_w = 0.0 - w_of_kw(self.max_discharge_kw or 0.0)
+        return Ratings(
+            power_max_w=_told(self.max_discharge_kw, base.power_max_w, w_of_kw),
+            power_min_w=_told(self.max_charge_kw, power_min_w, lambda power_kw: 0.0 - w_of_kw(power_kw)),
+            energy_capacity_wh=_told(self.capacity_kwh, base.energy_capacity_wh, wh_of_kwh),
+            charge_efficiency_frac=_or(self.charge_efficiency_frac, base.charge_efficiency_frac),
+            discharge_efficiency_frac=_or(self.discharge_efficiency_frac, base.discharge_efficiency_frac),
+            ramp_w_per_s=_told(self.ramp_kw_per_s, base.ramp_w_per_s, w_of_kw),
+            power_step_min_w=_told(self.min_power_kw, base.power_step_min_w, w_of_kw),
+            is_on_off=_or(self.is_on_off, base.is_on_off),
+            min_on_s=_or(self.min_on_s, base.min_on_s),
+            min_off_s=_or(self.min_off_s, base.min_off_s),
+            notice_s=_or(self.notice_s, base.notice_s),
+            duration_max_s=_or(self.duration_max_s, base.duration_max_s),
+            rebound_frac=_or(self.rebound_frac, base.rebound_frac),
+        )
+
+    def limits_from(self, base: OwnerLimits) -> OwnerLimits:
+        """Return what the owner allows: what is told, else that of ``base``."""
+        return OwnerLimits(
+            soc_reserve_frac=_or(self.soc_reserve_frac, base.soc_reserve_frac),
+            soc_max_frac=_or(self.soc_max_frac, base.soc_max_frac),
+            comfort_low_degc=_or(self.comfort_low_degc, base.comfort_low_degc),
+            comfort_high_degc=_or(self.comfort_high_degc, base.comfort_high_degc),
+            ready_by_ns=_or(self.ready_by, base.ready_by_ns),
+            needed_energy_wh=_told(self.needed_energy_kwh, base.needed_energy_wh, wh_of_kwh),
+            events_per_season_max=_or(self.events_per_season_max, base.events_per_season_max),
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """Return what else is told, as ``store.enrolment.NewDevice`` names and codes it."""
+        told = {name: getattr(self, name) for name in _SAME if getattr(self, name) is not None}
+        if self.control_kinds is not None:
+            told["control_kinds"] = tuple(int(CommandKind[kind.upper()]) for kind in self.control_kinds)
+        if self.fallback is not None:
+            told["fallback"] = int(Fallback[self.fallback.upper()])
+        if self.merit_usd_per_kwh is not None:
+            told["merit_micros_per_kwh"] = round(self.merit_usd_per_kwh * MICROS_PER_USD)
+        return told
+
+    def check(self, technology: Technology, lifecycle: Lifecycle, ratings: Ratings, limits: OwnerLimits) -> None:
+        """Raise InvalidInput unless the whole of what is known of a device, with these facts told, makes sense.
+
+        A device may be declared before its power is known; a store's energy is part of what is declared.
+        """
+        self._check_essentials(technology, lifecycle, ratings)
+        _check_order("soc_reserve_frac", limits.soc_reserve_frac, "soc_max_frac", limits.soc_max_frac)
+        _check_order("comfort_low_degc", limits.comfort_low_degc, "comfort_high_degc", limits.comfort_high_degc)
+        has_instant = limits.ready_by_ns != MISSING_NS
+        if has_instant != (limits.needed_energy_wh > 0.0):
+            value = format_rfc3339(limits.ready_by_ns) if has_instant else None
+            raise InvalidInput("ready_by", value, "needs needed_energy_kwh beside it, and the other way round")
+        if ratings.energy_capacity_wh:
+            needed_kwh, capacity_kwh = kwh_of_wh(limits.needed_energy_wh), kwh_of_wh(ratings.energy_capacity_wh)
+            _check_order("needed_energy_kwh", needed_kwh, "capacity_kwh", capacity_kwh)
+
+    def _check_essentials(self, technology: Technology, lifecycle: Lifecycle, ratings: Ratings) -> None:
+        name = technology.asset_type
+        # Without it nobody knows when the store is empty: a bess could do nothing, a car would be drained.
+        is_store = technology is Technology.BESS or (technology in _IS_CAR and ratings.power_max_w > 0.0)
+        if is_store and ratings.energy_capacity_wh <= 0.0:
+            which = name if technology is Technology.BESS else f"{name} that feeds in"
+            raise InvalidInput("capacity_kwh", self.capacity_kwh, f"must be given for {which}, and be above 0")
+        if lifecycle is Lifecycle.DECLARED:
+            return
+        rule = f"must be given for {name} that is not only declared, and be above 0"
+        if technology in _FEEDS_IN and ratings.power_max_w <= 0.0:
+            raise InvalidInput("max_discharge_kw", self.max_discharge_kw, rule)
+        if technology not in _FEEDS_IN and ratings.power_min_w >= 0.0:
+            raise InvalidInput("max_charge_kw", self.max_charge_kw, rule)
+
+
+def _check_order(field: str, value: float, above: str, most_value: float) -> None:
+    # NaN (no comfort band) is in order with everything.
+    if value > most_value:
+        raise InvalidInput(field, value, f"must not be above {above}")
+
+
+def _told(value: A | None, otherwise: B, convert: Callable[[A], B]) -> B:
+    return otherwise if value is None else convert(value)
+
+
+def _or(value: A | None, otherwise: A) -> A:
+    return otherwise if value is None else value
