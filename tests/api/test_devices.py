@@ -89,7 +89,9 @@ def test_states_come_in_pages_of_the_own_organisation(plant: Plant) -> None:
 
 
 def test_a_device_moves_through_its_life_in_order(plant: Plant) -> None:
-    path = f"/v1/devices/{a_device(plant)['device_id']}/lifecycle"
+    device = f"/v1/devices/{a_device(plant)['device_id']}"
+    assert plant.call("PATCH", device, json={"gateway_reference": "gw"}).status_code == 200
+    path = f"{device}/lifecycle"
     for lifecycle in ("commissioning", "active", "suspended", "active", "retired"):
         assert plant.post(path, {"lifecycle": lifecycle}).json()["lifecycle"] == lifecycle
     assert "retired" in problem_of(plant.post(path, {"lifecycle": "active"}), 409)["rule"]

@@ -120,7 +120,8 @@ def test_ratings_are_known_as_they_were(database: Database, organisation_id: str
     derated = msgspec.structs.replace(BATTERY, power_max_w=4000.0)
     with database.begin() as connection:
         one = enrol_batteries(connection, organisation_id, 1)[0]
-        record = devices.set_ratings(connection, organisation_id, one.device_id, NOW_NS + 100, ratings=derated)
+        before = devices.locked(connection, organisation_id, one.device_id, NOW_NS + 100)
+        record = devices.change(connection, before, NOW_NS + 100, ratings=derated)
         assert (record.ratings, record.limits, record.revision) == (derated, LIMITS, 2)
 
         def power_at(at_ns: int, known_ns: int) -> float:
@@ -138,9 +139,13 @@ def test_a_device_moves_in_the_grid_changes_its_gateway_and_is_replaced(
 ) -> None:
     with database.begin() as connection:
         one, two = enrol_batteries(connection, organisation_id, 2)
-        moved = devices.set_node_path(connection, organisation_id, one.device_id, "pdx/sub-2", NOW_NS + 5)
+        before = devices.locked(connection, organisation_id, one.device_id, NOW_NS + 5)
+        moved = devices.change(connection, before, NOW_NS + 5, node_path="pdx/sub-2")
         host = gateways.add(connection, organisation_id, NOW_NS, link="http", vendor="cloud")
-        rewired = devices.set_gateway(connection, organisation_id, one.device_id, host.gateway_id, NOW_NS + 6)
+        with pytest.raises(Conflict, match="suspend it first"):
+            devices.change(connection, moved, NOW_NS + 6, gateway_no=host.gateway_no)
+        (held,) = devices.set_lifecycle(connection, organisation_id, [one.device_id], Lifecycle.SUSPENDED, NOW_NS + 6)
+        rewired = devices.change(connection, held, NOW_NS + 6, gateway_no=host.gateway_no)
         gone = devices.replace(connection, organisation_id, one.device_id, two.device_id, NOW_NS + 7)
         places = connection.execute(
             text("SELECT node_path, valid_to_ns FROM device_topology WHERE device_no = :no ORDER BY placement_no"),

@@ -17,6 +17,7 @@ from unisono.api.problems import install_problem_handlers
 from unisono.api.routes import (
     admin,
     alarms,
+    commissioning,
     devices,
     dispatches,
     enrolments,
@@ -33,6 +34,7 @@ ROUTERS: Final = (
     dispatches.router,
     enrolments.router,
     devices.router,
+    commissioning.router,
     sites.router,
     alarms.router,
     evidence.router,

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, insert, select, update
-from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.model.dispatch import OptOutChange
@@ -15,19 +14,21 @@ from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.model.registry import DeviceRecord
 from unisono.model.technology import Lifecycle
 from unisono.store import device_records, outbox
-from unisono.store.tables.devices import DEVICE, DEVICE_RATING, DEVICE_TOPOLOGY, GATEWAY, OPT_OUT
+from unisono.store.tables.devices import DEVICE, DEVICE_RATING, DEVICE_TOPOLOGY, OPT_OUT
 from unisono.store.tables.places import SITE
 
 _D = DEVICE.c
 
 # Where a device may go from each state; retired is the end.
 NEXT_OF_LIFECYCLE: Final = {
-    Lifecycle.DECLARED: (Lifecycle.COMMISSIONING, Lifecycle.ACTIVE, Lifecycle.RETIRED),
+    Lifecycle.DECLARED: (Lifecycle.COMMISSIONING, Lifecycle.RETIRED),
     Lifecycle.COMMISSIONING: (Lifecycle.DECLARED, Lifecycle.ACTIVE, Lifecycle.SUSPENDED, Lifecycle.RETIRED),
     Lifecycle.ACTIVE: (Lifecycle.SUSPENDED, Lifecycle.RETIRED),
     Lifecycle.SUSPENDED: (Lifecycle.COMMISSIONING, Lifecycle.ACTIVE, Lifecycle.RETIRED),
     Lifecycle.RETIRED: (),
 }
+# States in which a device is expected to be heard.
+_REACHED: Final = (Lifecycle.COMMISSIONING, Lifecycle.ACTIVE)
 
 
 def numbers_of_ids(connection: Connection, organisation_id: str, device_ids: Sequence[str]) -> list[int]:
@@ -47,42 +48,70 @@ def set_lifecycle(
 ) -> list[DeviceRecord]:
     """Move devices to a state of their life, announce them, and return their records; those there already stay.
 
-    All or none: Conflict names the first that may not go there (see NEXT_OF_LIFECYCLE), NotFound the first unknown.
+    All or none: Conflict names the first that may not go there (see NEXT_OF_LIFECYCLE; without a gateway, nowhere but
+    to suspended or retired), NotFound the first unknown.
     """
     device_nos = numbers_of_ids(connection, organisation_id, device_ids)
-    present = connection.execute(
-        select(_D.device_no, _D.device_id, _D.lifecycle).where(_D.device_no.in_(device_nos)).with_for_update()
-    ).all()
+    columns = (_D.device_no, _D.device_id, _D.lifecycle, _D.gateway_no)
+    present = connection.execute(select(*columns).where(_D.device_no.in_(device_nos)).with_for_update()).all()
     moving = [row for row in present if row.lifecycle != lifecycle]
+    wanted = lifecycle.name.lower()
     for row in moving:
         if lifecycle not in NEXT_OF_LIFECYCLE[Lifecycle(row.lifecycle)]:
             before = Lifecycle(row.lifecycle).name.lower()
-            raise Conflict("device", row.device_id, f"is {before} and can't become {lifecycle.name.lower()}")
+            next_ones = ", ".join(one.name.lower() for one in NEXT_OF_LIFECYCLE[Lifecycle(row.lifecycle)])
+            rule = f"must be one of {next_ones or 'none'}: device {row.device_id} is {before} and can't become {wanted}"
+            raise Conflict("lifecycle", wanted, rule)
+        if lifecycle in _REACHED and row.gateway_no is None:
+            rule = f"must be given before device {row.device_id} becomes {wanted}: nothing could reach it"
+            raise Conflict("gateway_id", "", rule)
     return _change(connection, organisation_id, [row.device_no for row in moving], now_ns, lifecycle=int(lifecycle))
 
 
-def set_ratings(
+def locked(connection: Connection, organisation_id: str, device_id: str, now_ns: int) -> DeviceRecord:
+    """Return a device's record and keep it from being changed elsewhere until the transaction ends; else NotFound."""
+    mine = (_D.organisation_id == organisation_id) & (_D.device_id == device_id)
+    device_no = connection.execute(select(_D.device_no).where(mine).with_for_update()).scalar_one_or_none()
+    if device_no is None:
+        raise NotFound("device", device_id)
+    return device_records.of_devices(connection, [device_no], now_ns)[0]
+
+
+def change(
     connection: Connection,
-    organisation_id: str,
-    device_id: str,
+    before: DeviceRecord,
     now_ns: int,
     *,
+    gateway_no: int | None = None,
     ratings: Ratings | None = None,
     limits: OwnerLimits | None = None,
+    **columns: object,
 ) -> DeviceRecord:
-    """Let new ratings or owner's limits hold from now on, announce the device, and return its record.
+    """Let other facts of a device hold from now on, announce it, and return its record; None: as before.
 
-    The former ones stay, with their validity. InvalidInput if a value is refused by a table's check.
+    ``before`` is what ``locked`` returned, ``columns`` are those of the table ``device``. Former ratings and places in
+    the grid stay, with their validity. Conflict if the device is retired, or is active behind another gateway;
+    InvalidInput if a value is refused by a table's check.
     """
-    device_no = numbers_of_ids(connection, organisation_id, [device_id])[0]
-    before = device_records.of_devices(connection, [device_no], now_ns)[0]
+    if before.lifecycle == Lifecycle.RETIRED:
+        raise Conflict("device", before.device_id, "is retired: nothing of it changes any more")
+    if gateway_no is not None and gateway_no != before.gateway_no:
+        if before.gateway_no >= 0 and before.lifecycle == Lifecycle.ACTIVE:
+            # It may be obeying a lease that came through the one it has.
+            raise Conflict("gateway_id", before.gateway_id, "must stay while the device is active: suspend it first")
+        columns["gateway_no"] = gateway_no
+    owner = {"organisation_id": before.organisation_id, "device_no": before.device_no}
+    since = {**owner, "valid_from_ns": now_ns, "known_at_ns": now_ns}
     values = device_records.rating_values(ratings or before.ratings, limits or before.limits)
-    c = DEVICE_RATING.c
-    is_open = (c.device_no == device_no) & c.valid_to_ns.is_(None)
-    since = {"device_no": device_no, "organisation_id": organisation_id, "valid_from_ns": now_ns, "known_at_ns": now_ns}
-    _close(connection, DEVICE_RATING, is_open, now_ns)
-    connection.execute(insert(DEVICE_RATING), {**since, **values})
-    return _change(connection, organisation_id, [device_no], now_ns)[0]
+    # A NaN that is not told anew is the same object, and so is equal here.
+    if values != device_records.rating_values(before.ratings, before.limits):
+        _close(connection, DEVICE_RATING, before.device_no, now_ns)
+        connection.execute(insert(DEVICE_RATING), {**since, **values})
+    if columns.get("node_path", before.node_path) != before.node_path:
+        _close(connection, DEVICE_TOPOLOGY, before.device_no, now_ns)
+        if columns["node_path"]:
+            connection.execute(insert(DEVICE_TOPOLOGY), {**since, "node_path": columns["node_path"]})
+    return _change(connection, before.organisation_id, [before.device_no], now_ns, **columns)[0]
 
 
 def ratings_at(connection: Connection, device_no: int, at_ns: int, known_ns: int) -> tuple[Ratings, OwnerLimits]:
@@ -97,32 +126,6 @@ def ratings_at(connection: Connection, device_no: int, at_ns: int, known_ns: int
     values = row._asdict()
     ratings = Ratings(**{name: values[name] for name in device_records.RATING_FIELDS})
     return ratings, OwnerLimits(**{name: values[name] for name in device_records.LIMIT_FIELDS})
-
-
-def set_gateway(
-    connection: Connection, organisation_id: str, device_id: str, gateway_id: str | None, now_ns: int
-) -> DeviceRecord:
-    """Connect a device through another gateway (None: through none), announce it, and return its record."""
-    gateway_no = None
-    if gateway_id is not None:
-        mine = (GATEWAY.c.organisation_id == organisation_id) & (GATEWAY.c.gateway_id == gateway_id)
-        gateway_no = connection.execute(select(GATEWAY.c.gateway_no).where(mine)).scalar_one_or_none()
-        if gateway_no is None:
-            raise NotFound("gateway", gateway_id)
-    device_nos = numbers_of_ids(connection, organisation_id, [device_id])
-    return _change(connection, organisation_id, device_nos, now_ns, gateway_no=gateway_no)[0]
-
-
-def set_node_path(
-    connection: Connection, organisation_id: str, device_id: str, node_path: str, now_ns: int
-) -> DeviceRecord:
-    """Place a device elsewhere in the grid from now on, announce it, and return its record; its past place is kept."""
-    device_nos = numbers_of_ids(connection, organisation_id, [device_id])
-    c = DEVICE_TOPOLOGY.c
-    _close(connection, DEVICE_TOPOLOGY, (c.device_no == device_nos[0]) & c.valid_to_ns.is_(None), now_ns)
-    since = {"organisation_id": organisation_id, "valid_from_ns": now_ns, "known_at_ns": now_ns}
-    connection.execute(insert(DEVICE_TOPOLOGY), {"device_no": device_nos[0], "node_path": node_path, **since})
-    return _change(connection, organisation_id, device_nos, now_ns, node_path=node_path)[0]
 
 
 def replace(
@@ -199,8 +202,9 @@ def _change(
     return device_records.announce(connection, organisation_id, device_nos, now_ns)
 
 
-def _close(connection: Connection, table: Any, is_open: ColumnElement[bool], now_ns: int) -> None:
+def _close(connection: Connection, table: Any, device_no: int, now_ns: int) -> None:
     """End the open row of an effective-dated fact; one that began at this very instant never held and goes."""
+    is_open = (table.c.device_no == device_no) & table.c.valid_to_ns.is_(None)
     connection.execute(table.delete().where(is_open & (table.c.valid_from_ns >= now_ns)))
     connection.execute(update(table).where(is_open).values(valid_to_ns=now_ns))
 

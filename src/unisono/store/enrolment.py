@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Table, select, text
@@ -19,6 +19,8 @@ from unisono.store.bulk import copy_rows
 from unisono.store.identity import fresh_id, shard_of_site, take_numbers
 from unisono.store.tables.devices import DEVICE, DEVICE_RATING, DEVICE_TOPOLOGY, GATEWAY
 from unisono.store.tables.places import CONNECTION_POINT, SITE
+
+_LINK: Final = "mqtt"
 
 
 class NewSite(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -42,7 +44,7 @@ class NewSite(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class NewGateway(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A gateway; shared as sites are."""
+    """A gateway; shared as sites are. ``link`` "": that of the gateway if it is there already, else mqtt."""
 
     partner_reference: str = ""
     link: str = "mqtt"
@@ -85,12 +87,13 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     is_new: bool
 
 
-class _Place(msgspec.Struct, frozen=True):
-    """A site or gateway that is there: number, id, and (of a site) its connection point."""
+class Place(msgspec.Struct, frozen=True):
+    """A site or gateway: number, id, (of a site) its connection point, and whether it was made just now."""
 
     number: int
     id: str
     connection_point_id: str | None = None
+    is_new: bool = False
 
 
 def enrol(connection: Connection, organisation_id: str, devices: Sequence[NewDevice], now_ns: int) -> list[Enrolled]:
@@ -100,9 +103,7 @@ def enrol(connection: Connection, organisation_id: str, devices: Sequence[NewDev
     organisation lacks, InvalidInput for a value that a table's check refuses, or for a site or gateway that is said
     to be another one than it is (its ZIP, a stated limit, its link).
     """
-    # Else two batches that share a new site's reference would collide.
-    lock = text("SELECT pg_advisory_xact_lock(hashtextextended('enrol ' || :organisation_id, 0))")
-    connection.execute(lock, {"organisation_id": organisation_id})
+    _take_turn(connection, organisation_id)
     known = _known_devices(connection, organisation_id, devices)
     fresh: dict[str | int, NewDevice] = {}
     for device in devices:
@@ -121,6 +122,22 @@ def enrol(connection: Connection, organisation_id: str, devices: Sequence[NewDev
         if key in made:
             known[key] = msgspec.structs.replace(made.pop(key), is_new=False)
     return answers
+
+
+def settle_gateway(connection: Connection, organisation_id: str, gateway: NewGateway | str, now_ns: int) -> Place:
+    """Return the gateway of that reference or id; a reference that is not there yet is made, and announced.
+
+    NotFound for an id that the organisation lacks, InvalidInput for a gateway that speaks another link than told.
+    """
+    _take_turn(connection, organisation_id)
+    found = _settle_gateways(connection, organisation_id, [gateway], now_ns)
+    return found[gateway if isinstance(gateway, str) else _key(gateway)]
+
+
+def _take_turn(connection: Connection, organisation_id: str) -> None:
+    """Wait for the organisation's other enrolments; else two that share a new reference would collide."""
+    lock = text("SELECT pg_advisory_xact_lock(hashtextextended('enrol ' || :organisation_id, 0))")
+    connection.execute(lock, {"organisation_id": organisation_id})
 
 
 def _key(thing: NewDevice | NewSite | NewGateway) -> str | int:
@@ -147,16 +164,16 @@ def _known_devices(
 
 def _existing(
     connection: Connection, table: Table, organisation_id: str, things: Iterable[NewSite | NewGateway | str]
-) -> dict[str | int, _Place]:
+) -> dict[str | int, Place]:
     """Return what is there already of ``things``, by reference or id; NotFound for an id that is not."""
     kind = table.name
     number, identity, reference = table.c[f"{kind}_no"], table.c[f"{kind}_id"], table.c.partner_reference
     ids = {thing for thing in things if isinstance(thing, str)}
     references = {thing.partner_reference for thing in things if not isinstance(thing, str)} - {""}
-    found: dict[str | int, _Place] = {}
+    found: dict[str | int, Place] = {}
     for wanted, column in ((ids, identity), (references, reference)):
         mine = select(column, number, identity).where((table.c.organisation_id == organisation_id) & column.in_(wanted))
-        found |= {row[0]: _Place(row[1], row[2]) for row in (connection.execute(mine) if wanted else ())}
+        found |= {row[0]: Place(row[1], row[2]) for row in (connection.execute(mine) if wanted else ())}
     for missing in sorted(ids - found.keys()):
         raise NotFound(kind, missing)
     return found
@@ -164,7 +181,7 @@ def _existing(
 
 def _settle_sites(
     connection: Connection, organisation_id: str, wanted: Sequence[NewSite | str], now_ns: int
-) -> dict[str | int, _Place]:
+) -> dict[str | int, Place]:
     found = _existing(connection, SITE, organisation_id, wanted)
     found = _with_connection_points(connection, found)
     _check_sites(connection, wanted, found)
@@ -172,7 +189,7 @@ def _settle_sites(
     numbers = take_numbers(connection, SITE, len(new))
     site_rows, point_rows = [], []
     for (key, site), number in zip(new.items(), numbers, strict=True):
-        place = _Place(number, fresh_id("site", now_ns), fresh_id("connection_point", now_ns))
+        place = Place(number, fresh_id("site", now_ns), fresh_id("connection_point", now_ns))
         found[key] = place
         site_rows.append(_site_row(site, place, organisation_id, now_ns))
         point_rows.append(_connection_point_row(site, place, organisation_id, now_ns))
@@ -181,7 +198,7 @@ def _settle_sites(
     return found
 
 
-def _check_sites(connection: Connection, wanted: Sequence[NewSite | str], found: Mapping[str | int, _Place]) -> None:
+def _check_sites(connection: Connection, wanted: Sequence[NewSite | str], found: Mapping[str | int, Place]) -> None:
     """Raise InvalidInput for a site that is told of twice, in two ways; a limit that is left out agrees with any."""
     point = CONNECTION_POINT.c
     facts = (
@@ -209,7 +226,7 @@ def _check_sites(connection: Connection, wanted: Sequence[NewSite | str], found:
 
 
 def _check_gateways(
-    connection: Connection, wanted: Sequence[NewGateway | str], found: Mapping[str | int, _Place]
+    connection: Connection, wanted: Sequence[NewGateway | str], found: Mapping[str | int, Place]
 ) -> None:
     """Raise InvalidInput for a gateway that is said to speak two ways: one of them would get no commands."""
     numbers = [place.number for place in found.values()]
@@ -219,22 +236,22 @@ def _check_gateways(
     for host in wanted:
         if isinstance(host, str):
             continue
-        link = agreed.setdefault(_key(host), host.link)
-        if host.link != link:
+        link = agreed.setdefault(_key(host), host.link or _LINK)
+        if host.link and host.link != link:
             rule = f"must be that of its gateway {host.partner_reference!r}, which speaks {link}"
             raise InvalidInput("link", host.link, rule)
 
 
-def _with_connection_points(connection: Connection, found: dict[str | int, _Place]) -> dict[str | int, _Place]:
+def _with_connection_points(connection: Connection, found: dict[str | int, Place]) -> dict[str | int, Place]:
     c = CONNECTION_POINT.c
     mine = select(c.site_no, c.connection_point_id).where(
         c.site_no.in_([place.number for place in found.values()]) & c.valid_to_ns.is_(None)
     )
     point_of_site = {row.site_no: row.connection_point_id for row in (connection.execute(mine) if found else ())}
-    return {key: _Place(place.number, place.id, point_of_site.get(place.number)) for key, place in found.items()}
+    return {key: Place(place.number, place.id, point_of_site.get(place.number)) for key, place in found.items()}
 
 
-def _site_row(site: NewSite, place: _Place, organisation_id: str, now_ns: int) -> dict[str, Any]:
+def _site_row(site: NewSite, place: Place, organisation_id: str, now_ns: int) -> dict[str, Any]:
     return {
         "site_no": place.number,
         "site_id": place.id,
@@ -251,7 +268,7 @@ def _site_row(site: NewSite, place: _Place, organisation_id: str, now_ns: int) -
     }
 
 
-def _connection_point_row(site: NewSite, place: _Place, organisation_id: str, now_ns: int) -> dict[str, Any]:
+def _connection_point_row(site: NewSite, place: Place, organisation_id: str, now_ns: int) -> dict[str, Any]:
     return {
         "connection_point_id": place.connection_point_id,
         "organisation_id": organisation_id,
@@ -270,16 +287,17 @@ def _connection_point_row(site: NewSite, place: _Place, organisation_id: str, no
 
 def _settle_gateways(
     connection: Connection, organisation_id: str, wanted: Sequence[NewGateway | str], now_ns: int
-) -> dict[str | int, _Place]:
+) -> dict[str | int, Place]:
     found = _existing(connection, GATEWAY, organisation_id, wanted)
     _check_gateways(connection, wanted, found)
     new = {_key(host): host for host in wanted if not isinstance(host, str) and _key(host) not in found}
     numbers = take_numbers(connection, GATEWAY, len(new))
     rows = []
     for (key, host), number in zip(new.items(), numbers, strict=True):
-        found[key] = _Place(number, fresh_id("gateway", now_ns))
+        found[key] = Place(number, fresh_id("gateway", now_ns), is_new=True)
         identity = {"gateway_no": number, "gateway_id": found[key].id, "organisation_id": organisation_id}
-        rows.append({**identity, **msgspec.structs.asdict(host), "created_ns": now_ns})
+        told = {**msgspec.structs.asdict(host), "link": host.link or _LINK}
+        rows.append({**identity, **told, "created_ns": now_ns})
     copy_rows(connection, GATEWAY, rows)
     outbox.put_records(connection, 0, gateways.records(connection, numbers) if numbers else [], organisation_id, now_ns)
     return found
@@ -289,7 +307,7 @@ def _insert_devices(
     connection: Connection,
     organisation_id: str,
     todo: Sequence[tuple[str | int, NewDevice]],
-    places: tuple[Mapping[str | int, _Place], Mapping[str | int, _Place]],
+    places: tuple[Mapping[str | int, Place], Mapping[str | int, Place]],
     now_ns: int,
 ) -> dict[str | int, Enrolled]:
     sites, hosts = places
@@ -327,7 +345,7 @@ _SAME = (
 )
 
 
-def _device_row(device: NewDevice, made: Enrolled, site: _Place, host: _Place | None) -> dict[str, Any]:
+def _device_row(device: NewDevice, made: Enrolled, site: Place, host: Place | None) -> dict[str, Any]:
     return {
         **{name: getattr(device, name) for name in _SAME},
         "device_id": made.device_id,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
 from unisono.api import present
-from unisono.api.auth import Caller, Dispatcher, Enroller, Reader
+from unisono.api.auth import Caller, Dispatcher, Reader
 from unisono.api.context import ApiContext, Context
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
@@ -19,7 +19,6 @@ from unisono.api.schemas.fleet import (
     Connectivity,
     Device,
     DeviceDetail,
-    LifecycleAsked,
     OptOut,
     OptOutAsked,
 )
@@ -137,27 +136,6 @@ async def get_device(device_id: str, caller: Reader, context: Context) -> Device
     found, portfolio_ids = await context.run(work)
     state, reason = await _state_of(context, found)
     return present.device_detail(found, portfolio_ids, state, reason)
-
-
-@router.post("/devices/{device_id}/lifecycle", response_model=Device, summary="Move a device to its next state of life")
-async def change_lifecycle(
-    device_id: str,
-    asked: LifecycleAsked,
-    request: Request,
-    caller: Enroller,
-    context: Context,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
-    """From declared over commissioning, active and suspended to retired; 409 names its state when it may not go."""
-    check_id("device", device_id, "device_id")
-
-    def work(connection: Connection) -> Device:
-        now_ns = context.clock.wall_ns()
-        lifecycle = Lifecycle[asked.lifecycle.upper()]
-        devices.set_lifecycle(connection, caller.organisation_id, [device_id], lifecycle, now_ns)
-        return present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
-
-    return await Once(context, caller, request, idempotency_key).answer(work, status=200)
 
 
 @router.get("/devices/{device_id}/opt-outs", summary="A device's opt-outs that are not over")

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unisono.api.enrolment.facts import DeviceFacts
 from unisono.api.schemas.portfolios import DEVICE_EXAMPLE
-from unisono.api.schemas.types import INSTANT_EXAMPLE, Asked, Instant, Text
+from unisono.api.schemas.types import INSTANT_EXAMPLE, Asked, Instant, LinkName, Text
 
 SITE_EXAMPLE = "sit_01KK79P8RC0000000000000000"
 GATEWAY_EXAMPLE = "gwy_01KK79P8RC0000000000000000"
@@ -106,8 +107,39 @@ class DeviceDetail(Device):
     now_missing_reason: str | None = None
 
 
+class DevicePatch(DeviceFacts):
+    """What is to be known of a device from now on; what is null or left out stays as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"gateway_reference": "home-17", "link": "mqtt", "max_charge_kw": 5.0, "telemetry_period_s": 10}
+            ]
+        }
+    )
+
+    partner_reference: Text | None = Field(default=None, description="Your own id, for a device that has none yet.")
+    gateway_id: Text | None = Field(default=None, description="A gateway that is there.", examples=[GATEWAY_EXAMPLE])
+    gateway_reference: Text | None = Field(
+        default=None, description="A gateway by your own id; it is made if it is not there, and its secret shown once."
+    )
+    link: LinkName | None = Field(
+        default=None, description="How the gateway of that reference is reached; of a new one mqtt when left out."
+    )
+
+
+class DeviceChanged(Device):
+    """A device as it is enrolled now."""
+
+    gateway_secret: str | None = Field(
+        default=None,
+        description="Of a gateway that this request made: shown now and never again (null in a repeated answer).",
+        examples=["(43 characters of base 64)"],
+    )
+
+
 class LifecycleAsked(Asked):
-    """The next state of a device's life."""
+    """The next state of a device's life: commissioning and active need a gateway and the power of its direction."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"lifecycle": "suspended", "reason": "owner moved out"}]})
 

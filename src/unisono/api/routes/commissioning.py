@@ -1,0 +1,139 @@
+"""A device's way from paper into service: facts completed, a gateway given, one state of its life after the other."""
+
+from __future__ import annotations
+
+import secrets
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import Connection
+
+from unisono.api import present
+from unisono.api.auth import Enroller
+from unisono.api.context import Context
+from unisono.api.enrolment.facts import DeviceFacts
+from unisono.api.idempotency import IdempotencyKey, Once
+from unisono.api.responses import PROBLEM_RESPONSES
+from unisono.api.schemas.fleet import Device, DeviceChanged, DevicePatch, LifecycleAsked
+from unisono.base.errors import Conflict, InvalidInput, NotFound
+from unisono.base.ids import check_id
+from unisono.model.registry import DeviceRecord
+from unisono.model.technology import Lifecycle, Technology
+from unisono.store import devices, enrolment, keys, listings
+from unisono.store.enrolment import NewGateway, Place
+
+router = APIRouter(prefix="/v1", tags=["devices"], responses=PROBLEM_RESPONSES)
+
+
+@router.patch(
+    "/devices/{device_id}", response_model=DeviceChanged, summary="Complete or correct what is known of a device"
+)
+async def change_device(
+    device_id: str,
+    asked: DevicePatch,
+    request: Request,
+    caller: Enroller,
+    context: Context,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Give a declared device its gateway and the facts that were not known; also later, for all but retired ones.
+
+    Fronts and realtime hear of it within a second. Ratings hold from now on, the former ones stay on record.
+    """
+    check_id("device", device_id, "device_id")
+
+    def work(connection: Connection) -> DeviceChanged:
+        now_ns = context.clock.wall_ns()
+        before = devices.locked(connection, caller.organisation_id, device_id, now_ns)
+        technology = Technology(before.technology)
+        ratings = asked.ratings_from(before.ratings, technology)
+        limits = asked.limits_from(before.limits)
+        asked.check(technology, Lifecycle(before.lifecycle), ratings, limits)
+        secret = secrets.token_urlsafe(32)
+        gateway = _gateway(connection, before, asked, secret, now_ns)
+        devices.change(
+            connection,
+            before,
+            now_ns,
+            gateway_no=None if gateway is None else gateway.number,
+            ratings=ratings,
+            limits=limits,
+            **asked.columns(),
+            **_reference(connection, before, asked, now_ns),
+        )
+        changed = present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
+        is_shown = gateway is not None and gateway.is_new
+        return DeviceChanged(**changed.model_dump(), gateway_secret=secret if is_shown else None)
+
+    once = Once(context, caller, request, idempotency_key)
+    return await once.answer(work, status=200, hidden=("gateway_secret",))
+
+
+@router.post("/devices/{device_id}/lifecycle", response_model=Device, summary="Move a device to its next state of life")
+async def change_lifecycle(
+    device_id: str,
+    asked: LifecycleAsked,
+    request: Request,
+    caller: Enroller,
+    context: Context,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """From declared over commissioning, active and suspended to retired; 409 names what is in the way.
+
+    Commissioning and active need a gateway and the largest power of the device's direction.
+    """
+    check_id("device", device_id, "device_id")
+
+    def work(connection: Connection) -> Device:
+        now_ns = context.clock.wall_ns()
+        lifecycle = Lifecycle[asked.lifecycle.upper()]
+        moved = devices.set_lifecycle(connection, caller.organisation_id, [device_id], lifecycle, now_ns)
+        for record in moved:
+            _check_ready(record)
+        return present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
+
+    return await Once(context, caller, request, idempotency_key).answer(work, status=200)
+
+
+def _gateway(
+    connection: Connection, before: DeviceRecord, asked: DevicePatch, secret: str, now_ns: int
+) -> Place | None:
+    """Return the gateway that is asked for, made if its reference is new; None: none is asked for."""
+    if asked.gateway_id is not None and asked.gateway_reference is not None:
+        raise InvalidInput("gateway_id", asked.gateway_id, "must not be given beside gateway_reference")
+    if asked.gateway_reference is None and asked.link is not None:
+        raise InvalidInput("link", asked.link, "must be given with gateway_reference only")
+    wanted: NewGateway | str | None = asked.gateway_id
+    if asked.gateway_reference is not None:
+        wanted = NewGateway(
+            partner_reference=asked.gateway_reference,
+            link=asked.link or "",
+            vendor=before.vendor if asked.vendor is None else asked.vendor,
+            secret_sha256=keys.digest(secret),
+        )
+    if wanted is None:
+        return None
+    try:
+        return enrolment.settle_gateway(connection, before.organisation_id, wanted, now_ns)
+    except NotFound as unknown:
+        raise InvalidInput("gateway_id", asked.gateway_id, "must be a gateway of this organisation") from unknown
+
+
+def _reference(connection: Connection, before: DeviceRecord, asked: DevicePatch, now_ns: int) -> dict[str, str]:
+    """Return the partner's reference if it is told; raises InvalidInput for a second name: the first finds it again."""
+    if asked.partner_reference is None:
+        return {}
+    known = listings.device(connection, before.organisation_id, before.device_id, now_ns).partner_reference
+    if known not in ("", asked.partner_reference):
+        raise InvalidInput("partner_reference", asked.partner_reference, f"must stay what it is: {known!r}")
+    return {"partner_reference": asked.partner_reference}
+
+
+def _check_ready(record: DeviceRecord) -> None:
+    """Raise Conflict, which undoes the move, unless all is known that the device's present state needs."""
+    lifecycle = Lifecycle(record.lifecycle)
+    if lifecycle not in (Lifecycle.COMMISSIONING, Lifecycle.ACTIVE):
+        return
+    try:
+        DeviceFacts().check(Technology(record.technology), lifecycle, record.ratings, record.limits)
+    except InvalidInput as lacking:
+        raise Conflict(lacking.field, "", lacking.rule) from lacking
