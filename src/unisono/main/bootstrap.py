@@ -7,7 +7,8 @@ from typing import Final
 
 from unisono.base.clock import Clock
 from unisono.engines.folder import write_private
-from unisono.store import keys, organisations
+from unisono.model.totals import LogEntry
+from unisono.store import event_log, keys, organisations
 from unisono.store.database import open_database
 
 KEY_FILE: Final = "admin.key"
@@ -34,7 +35,15 @@ def first_key(database_url: str, folder: Path, clock: Clock) -> str:
             return ""
         now_ns = clock.wall_ns()
         owner = known[0] if known else organisations.add(connection, ORGANISATION, now_ns)
-        _, token = keys.make(connection, owner.organisation_id, "first admin", SCOPES, now_ns)
+        key, token = keys.make(connection, owner.organisation_id, "first admin", SCOPES, now_ns)
+        entry = LogEntry(
+            at_ns=now_ns,
+            kind="key.created",
+            organisation_id=owner.organisation_id,
+            subject_id=key.key_id,
+            body={"name": key.name, "scopes": list(key.scopes), "reason": "start of the platform"},
+        )
+        event_log.append(connection, [entry])
         folder.mkdir(parents=True, exist_ok=True)
         write_private(path, token)
     return token

@@ -85,6 +85,8 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     gateway_id: str
     partner_reference: str
     is_new: bool
+    # Made for it just now, with a secret that nobody has been told yet.
+    is_new_gateway: bool = False
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -120,7 +122,7 @@ def enrol(connection: Connection, organisation_id: str, devices: Sequence[NewDev
         key = _key(device)
         answers.append(made.get(key) or known[key])
         if key in made:
-            known[key] = msgspec.structs.replace(made.pop(key), is_new=False)
+            known[key] = msgspec.structs.replace(made.pop(key), is_new=False, is_new_gateway=False)
     return answers
 
 
@@ -327,6 +329,7 @@ def _insert_devices(
             gateway_id=host.id if host else "",
             partner_reference=device.partner_reference,
             is_new=True,
+            is_new_gateway=host is not None and host.is_new,
         )
         owner = {"organisation_id": organisation_id, "device_no": number}
         rows[DEVICE].append({**owner, **_device_row(device, made[key], site, host), "created_ns": now_ns})

@@ -67,6 +67,15 @@ def find(connection: Connection, token: str) -> ApiKey | None:
     return _key(row) if row else None
 
 
+def locked(connection: Connection, organisation_id: str, key_id: str) -> ApiKey:
+    """Return a key and keep it from being changed elsewhere until the transaction ends; else NotFound."""
+    mine = (API_KEY.c.organisation_id == organisation_id) & (API_KEY.c.key_id == key_id)
+    row = connection.execute(select(*_COLUMNS).where(mine).with_for_update()).first()
+    if row is None:
+        raise NotFound("key", key_id)
+    return _key(row)
+
+
 def revoke(connection: Connection, organisation_id: str, key_id: str, now_ns: int) -> ApiKey:
     """Revoke a key for good (again: the first instant stays) and return it; NotFound if the organisation has none."""
     mine = (API_KEY.c.organisation_id == organisation_id) & (API_KEY.c.key_id == key_id)

@@ -193,13 +193,21 @@ def enrolled_of_references(
 
 
 def events(
-    connection: Connection, organisation_id: str, *, portfolio_id: str, after: int, limit: int
+    connection: Connection,
+    organisation_id: str,
+    *,
+    portfolio_id: str = "",
+    subject_id: str = "",
+    after: int,
+    limit: int,
 ) -> Sequence[RowMapping]:
-    """Return entries of the organisation's event log behind seq ``after``; portfolio "": of all of them."""
+    """Return entries of the organisation's event log behind seq ``after``, of a portfolio or a subject if given."""
     columns = [EVENT_LOG.c[name] for name in ("seq", "at_ns", "kind", "portfolio_id", "subject_id", "body", "hash")]
     query = select(*columns).where(EVENT_LOG.c.organisation_id == organisation_id, EVENT_LOG.c.seq > after)
     if portfolio_id:
         query = query.where(EVENT_LOG.c.portfolio_id == portfolio_id)
+    if subject_id:
+        query = query.where(EVENT_LOG.c.subject_id == subject_id)
     return connection.execute(query.order_by(EVENT_LOG.c.seq).limit(limit)).mappings().all()
 
 

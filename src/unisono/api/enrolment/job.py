@@ -23,7 +23,7 @@ from unisono.base.units import w_of_kw
 from unisono.model.technology import Lifecycle
 from unisono.model.totals import LogEntry
 from unisono.store import enrolment, event_log, job_secrets, jobs, keys
-from unisono.store.enrolment import NewDevice, NewGateway, NewSite
+from unisono.store.enrolment import Enrolled, NewDevice, NewGateway, NewSite
 from unisono.store.job_secrets import SEED_BYTES
 from unisono.store.jobs import Job, RowError
 
@@ -151,9 +151,9 @@ class EnrolmentWorker:
     def _commit(self, job: Job, devices: Sequence[NewDevice], errors: Sequence[RowError], n_done: int) -> None:
         now_ns = self._context.clock.wall_ns()
         with self._context.database.begin() as connection:
-            if devices:
-                enrolment.enrol(connection, job.organisation_id, devices, now_ns)
+            made = enrolment.enrol(connection, job.organisation_id, devices, now_ns) if devices else []
             jobs.advance(connection, job, now_ns, n_done=n_done, errors=errors)
+            event_log.append(connection, _entries_of(job, made, now_ns))
 
     def _finish(self, job: Job, n_rows: int) -> None:
         now_ns = self._context.clock.wall_ns()
@@ -192,6 +192,29 @@ def queue(connection: Connection, organisation_id: str, seed: bytes, body: bytes
     """Queue the job for a body of NDJSON."""
     assert len(seed) == SEED_BYTES, "the seed stands in front of the lines"
     return jobs.create(connection, organisation_id, KIND, seed + body, now_ns, n_total=len(lines_of(body)))
+
+
+def _entries_of(job: Job, made: Sequence[Enrolled], now_ns: int) -> list[LogEntry]:
+    """Return the entry for what one transaction has made, with the digest of its ids; none if that is nothing."""
+    device_ids = [one.device_id for one in made if one.is_new]
+    gateway_ids = sorted({one.gateway_id for one in made if one.is_new_gateway})
+    if not device_ids:
+        return []
+    body: dict[str, object] = {
+        "n_devices": len(device_ids),
+        "device_ids_sha256": keys.digest("\n".join(device_ids)),
+        "n_gateways": len(gateway_ids),
+        "gateway_ids_sha256": keys.digest("\n".join(gateway_ids)),
+    }
+    return [
+        LogEntry(
+            at_ns=now_ns,
+            kind="enrolment.committed",
+            organisation_id=job.organisation_id,
+            subject_id=job.job_id,
+            body=body,
+        )
+    ]
 
 
 def _row_error(row: int, line: bytes, wrong: InvalidInput) -> RowError:

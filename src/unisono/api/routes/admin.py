@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from unisono.api import present
 from unisono.api.auth import OPERATOR_NAME, Admin, Caller
 from unisono.api.context import Context
+from unisono.api.event_notes import note
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -40,7 +41,22 @@ async def make_key(
         key, token = keys.make(
             connection, organisation_id, asked.name, asked.scopes, now_ns, expires_at_ns=asked.expires_at
         )
-        return KeyMade(**present.key(key).model_dump(), secret=token)
+        shown = present.key(key)
+        # Whose access it is has it on record, and so has who gave it.
+        for owner in dict.fromkeys((organisation_id, caller.organisation_id)):
+            note(
+                connection,
+                caller,
+                now_ns,
+                "key.created",
+                organisation_id=owner,
+                subject_id=key.key_id,
+                of_organisation_id=organisation_id,
+                name=key.name,
+                scopes=shown.scopes,
+                expires_at=shown.expires_at,
+            )
+        return KeyMade(**shown.model_dump(), secret=token)
 
     once = Once(context, caller, request, idempotency_key)
     return await once.answer(work, status=201, hidden=("secret",))
@@ -68,10 +84,16 @@ async def list_keys(
 async def revoke_key(key_id: str, caller: Admin, context: Context) -> Key:
     """The next request with this key is refused; revoking it again changes nothing."""
     check_id("key", key_id, "key_id")
-    now_ns = context.clock.wall_ns()
-    return present.key(
-        await context.run(lambda connection: keys.revoke(connection, caller.organisation_id, key_id, now_ns))
-    )
+
+    def work(connection: Connection) -> Key:
+        now_ns = context.clock.wall_ns()
+        before = keys.locked(connection, caller.organisation_id, key_id)
+        revoked = keys.revoke(connection, caller.organisation_id, key_id, now_ns)
+        if before.revoked_at_ns is None:
+            note(connection, caller, now_ns, "key.revoked", subject_id=key_id, name=revoked.name)
+        return present.key(revoked)
+
+    return await context.run(work)
 
 
 @router.post("/organisations", status_code=201, response_model=Organisation, summary="Make an organisation")
@@ -82,7 +104,10 @@ async def make_organisation(
 
     def work(connection: Connection) -> Organisation:
         _check_operator(connection, caller)
-        return _organisation(organisations.add(connection, asked.name, context.clock.wall_ns()))
+        now_ns = context.clock.wall_ns()
+        made = organisations.add(connection, asked.name, now_ns)
+        note(connection, caller, now_ns, "organisation.created", subject_id=made.organisation_id, name=made.name)
+        return _organisation(made)
 
     return await Once(context, caller, request, idempotency_key).answer(work, status=201)
 

@@ -11,11 +11,13 @@ from unisono.api import present
 from unisono.api.auth import Enroller
 from unisono.api.context import Context
 from unisono.api.enrolment.facts import DeviceFacts
+from unisono.api.event_notes import note, note_of_device
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.api.schemas.fleet import Device, DeviceChanged, DevicePatch, LifecycleAsked
 from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.base.ids import check_id
+from unisono.base.instants import format_rfc3339
 from unisono.model.registry import DeviceRecord
 from unisono.model.technology import Lifecycle, Technology
 from unisono.store import devices, enrolment, keys, listings
@@ -61,8 +63,16 @@ async def change_device(
             **_reference(connection, before, asked, now_ns),
         )
         changed = present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
-        is_shown = gateway is not None and gateway.is_new
-        return DeviceChanged(**changed.model_dump(), gateway_secret=secret if is_shown else None)
+        shown = None
+        if gateway is not None and gateway.is_new:
+            shown = secret
+            reference, link = asked.gateway_reference, asked.link or "mqtt"
+            note(connection, caller, now_ns, "gateway.created", subject_id=gateway.id, reference=reference, link=link)
+        facts = {**asked.model_dump(exclude_none=True), "gateway_id": changed.gateway_id}
+        if asked.ready_by is not None:
+            facts["ready_by"] = format_rfc3339(asked.ready_by)
+        note_of_device(connection, caller, now_ns, "device.changed", before, facts=facts)
+        return DeviceChanged(**changed.model_dump(), gateway_secret=shown)
 
     once = Once(context, caller, request, idempotency_key)
     return await once.answer(work, status=200, hidden=("gateway_secret",))
@@ -86,9 +96,13 @@ async def change_lifecycle(
     def work(connection: Connection) -> Device:
         now_ns = context.clock.wall_ns()
         lifecycle = Lifecycle[asked.lifecycle.upper()]
-        moved = devices.set_lifecycle(connection, caller.organisation_id, [device_id], lifecycle, now_ns)
-        for record in moved:
+        before = devices.locked(connection, caller.organisation_id, device_id, now_ns)
+        for record in devices.set_lifecycle(connection, caller.organisation_id, [device_id], lifecycle, now_ns):
             _check_ready(record)
+            change = {"before": Lifecycle(before.lifecycle).name.lower(), "after": asked.lifecycle}
+            note_of_device(
+                connection, caller, now_ns, "device.lifecycle_changed", record, **change, reason=asked.reason or ""
+            )
         return present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
 
     return await Once(context, caller, request, idempotency_key).answer(work, status=200)

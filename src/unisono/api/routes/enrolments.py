@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from functools import partial
@@ -17,6 +18,7 @@ from unisono.api.auth import Enroller, Reader
 from unisono.api.context import ApiContext, Context
 from unisono.api.enrolment.job import lines_of, queue
 from unisono.api.enrolment.line import LINE_EXAMPLE, parse_line
+from unisono.api.event_notes import note
 from unisono.api.idempotency import Once, RequiredIdempotencyKey
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -74,8 +76,19 @@ async def enrol(
         raise InvalidInput("body", "", "must hold at least one line of JSON")
 
     def work(connection: Connection) -> Job:
-        seed = secrets.token_bytes(SEED_BYTES)
-        return present.job(queue(connection, caller.organisation_id, seed, body, context.clock.wall_ns()))
+        now_ns = context.clock.wall_ns()
+        queued = queue(connection, caller.organisation_id, secrets.token_bytes(SEED_BYTES), body, now_ns)
+        digest = hashlib.sha256(body).hexdigest()
+        note(
+            connection,
+            caller,
+            now_ns,
+            "enrolment.requested",
+            subject_id=queued.job_id,
+            n_rows=queued.n_total,
+            body_sha256=digest,
+        )
+        return present.job(queued)
 
     answer = await Once(context, caller, request, idempotency_key).answer(work, status=202)
     context.job_news.set()
@@ -137,7 +150,11 @@ async def get_job_result(job_id: str, caller: Enroller, context: Context) -> Str
         if job.state != "completed":
             raise Conflict("job", job_id, f"is {job.state}: its result comes when it is completed")
         lines = lines_of(jobs.request_of(connection, job_id)[SEED_BYTES:])
-        return job, job_secrets.seed_of(connection, job_id), lines
+        seed = job_secrets.seed_of(connection, job_id)
+        if seed is not None:
+            # On record before the first of them leaves, for a download that breaks has shown some, too.
+            note(connection, caller, context.clock.wall_ns(), "gateway.secrets_shown", subject_id=job_id)
+        return job, seed, lines
 
     _, seed, lines = await context.run(work)
     rows = _result_lines(context, caller.organisation_id, job_id, seed=seed, lines=lines)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import Connection
 
+from unisono.api import present
 from unisono.api.auth import OPERATOR_NAME, READS, Reader
 from unisono.api.context import Context
+from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.api.schemas.admin import IngestCounts, IngestSource, LogVerification
+from unisono.api.schemas.portfolios import EventEntry
+from unisono.api.schemas.types import Page, Text
 from unisono.base.errors import DamagedRecord
 from unisono.model.totals import COUNTER_NAMES
-from unisono.store import event_log, gateways, organisations
+from unisono.store import event_log, gateways, organisations, views
 
 router = APIRouter(prefix="/v1", tags=["evidence"], responses=PROBLEM_RESPONSES)
 
@@ -29,6 +35,27 @@ async def verify_log(context: Context) -> LogVerification:
         return LogVerification(is_whole=True, n_entries=found.seq, head=found.hash)
 
     return await context.run(work)
+
+
+@router.get("/events", summary="The organisation's event log")
+async def list_events(
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    subject_id: Annotated[Text | None, Query(description="Only what is told of this device, gateway, key, ...")] = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[EventEntry]:
+    """Everything decided and noticed, oldest first; the last page gives no cursor: ask it again."""
+    after = decode_cursor(cursor, int)
+    rows = await context.run(
+        lambda connection: views.events(
+            connection, caller.organisation_id, subject_id=subject_id or "", after=after, limit=limit + 1
+        )
+    )
+    more = encode_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
+    return Page(items=[present.event(row) for row in rows[:limit]], next_cursor=link_next(request, response, more))
 
 
 @router.get("/ingest/counters", summary="What became of every reading")

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from unisono.api import present
 from unisono.api.auth import Enroller, Reader
 from unisono.api.context import Context
+from unisono.api.event_notes import note
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -88,6 +89,7 @@ async def rotate_secret(
         secret = secrets.token_urlsafe(32)
         now_ns = context.clock.wall_ns()
         gateways.set_secret(connection, caller.organisation_id, gateway_id, keys.digest(secret), now_ns)
+        note(connection, caller, now_ns, "gateway.secret_rotated", subject_id=gateway_id)
         return GatewaySecret(gateway_id=gateway_id, gateway_secret=secret)
 
     once = Once(context, caller, request, idempotency_key)
@@ -100,7 +102,11 @@ async def revoke_gateway(gateway_id: str, caller: Enroller, context: Context) ->
     check_id("gateway", gateway_id, "gateway_id")
 
     def work(connection: Connection) -> Gateway:
-        gateways.revoke(connection, caller.organisation_id, gateway_id, context.clock.wall_ns())
+        now_ns = context.clock.wall_ns()
+        was_revoked = listings.gateway(connection, caller.organisation_id, gateway_id).record.is_revoked
+        gateways.revoke(connection, caller.organisation_id, gateway_id, now_ns)
+        if not was_revoked:
+            note(connection, caller, now_ns, "gateway.revoked", subject_id=gateway_id)
         return present.gateway(listings.gateway(connection, caller.organisation_id, gateway_id))
 
     return await context.run(work)
