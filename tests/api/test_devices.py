@@ -125,6 +125,8 @@ def test_a_bad_opt_out_is_refused(plant: Plant, start_s: float, end_s: float, ru
 class RecordedHistory:
     """A history of one command and three readings, written up to a minute ago."""
 
+    window = (0, 0)
+
     def device_commands(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
         """Return one command."""
         row = {
@@ -161,6 +163,7 @@ class RecordedHistory:
 
     def device_readings_count(self, device_no: int, start_ns: int, end_ns: int) -> tuple[int, int]:
         """Return three."""
+        self.window = start_ns, end_ns
         return 3, NOW_NS - 60 * NS_PER_S
 
     def through_ns(self, kind: str) -> int:
@@ -183,11 +186,23 @@ def test_history_answers_and_says_up_to_when(plant: Plant) -> None:
     log = plant.get(f"{path}/command-log").json()
     assert (log["items"][0]["power_kw"], log["items"][0]["answer"]) == (-1.2, "refused_opt_out")
     assert at(-60) in log["missing"][0]
-    window = f"start={at(-600)}&end={at(-60)}"
+    plant.clock.advance(600)
+    window = f"start={at(0)}&end={at(540)}"
     connectivity = plant.get(f"{path}/connectivity?{window}").json()
     assert (connectivity["n_readings"], connectivity["expected_readings"]) == (3, 9)
     assert connectivity["completeness_frac"] == pytest.approx(3 / 9, abs=1e-4)
     assert any("trust" in missing for missing in connectivity["missing"])
+
+
+def test_nothing_from_before_its_enrolment_is_put_down_to_a_device(plant: Plant) -> None:
+    history = plant.context.history = RecordedHistory()
+    path = f"/v1/devices/{a_device(plant)['device_id']}/connectivity"
+    plant.clock.advance(600)
+    heard = plant.get(f"{path}?start={at(-86_400)}&end={at(540)}").json()
+    assert (heard["interval_start"], heard["interval_end"]) == (at(0), at(540))
+    assert (heard["expected_readings"], history.window) == (9, (NOW_NS, NOW_NS + 540 * NS_PER_S))
+    before = plant.get(f"{path}?start={at(-86_400)}&end={at(-60)}").json()
+    assert (before["expected_readings"], before["completeness_frac"]) == (0, None)
 
 
 @pytest.mark.parametrize(("query", "field"), [("start=x", "start"), ("start=2026-01-01T00:00:00Z", "start")])

@@ -14,7 +14,7 @@ from tests.api.conftest import NOW_NS, Plant, problem_of
 from unisono.base.instants import NS_PER_S, format_rfc3339
 from unisono.model.dispatch import Dispatch, DispatchProgress, decode_request
 from unisono.model.queries import Preview, PreviewResult, Query
-from unisono.model.totals import COUNTER_NAMES, IngestCounters, PortfolioTotals, ShardTotals
+from unisono.model.totals import PortfolioTotals, ShardTotals
 from unisono.store import dispatches, outbox
 
 NOW = datetime.fromtimestamp(NOW_NS / NS_PER_S, UTC)
@@ -62,9 +62,6 @@ def totals(portfolio_no: int, dispatches_in_force: tuple[DispatchProgress, ...] 
         "completeness_frac": 1.0,
     }
     portfolio = PortfolioTotals(**{**values, **change})
-    counted = IngestCounters(
-        role="realtime", instance="shard-0", at_ns=NOW_NS, counts_of_gateway={1: (9,) * len(COUNTER_NAMES)}
-    )
     return ShardTotals(
         shard=0,
         epoch=1,
@@ -75,7 +72,7 @@ def totals(portfolio_no: int, dispatches_in_force: tuple[DispatchProgress, ...] 
         readings_seq=1,
         portfolios=(portfolio,),
         dispatches=dispatches_in_force,
-        ingest=counted,
+        ingest=None,
     )
 
 

@@ -6,8 +6,6 @@ import pytest
 from tests.api.conftest import NOW_NS, Plant, problem_of
 
 from unisono.base.instants import NS_PER_S
-from unisono.model.totals import COUNTER_NAMES, IngestCounters
-from unisono.store import gateways
 
 OPEN_PATHS = {"/healthz"}
 GHOST = "01KK79P8RC0000000000000000"
@@ -169,11 +167,3 @@ def test_a_cursor_with_a_control_character_is_refused_as_a_cursor(plant: Plant) 
     assert problem["field"] == "cursor"
     problem = problem_of(plant.get("/v1/keys?cursor=Ilx1MDAwMCI="), 422)
     assert (problem["field"], problem["rule"]) == ("cursor", "is no cursor of this list")
-
-
-def test_an_organisation_counts_the_readings_of_its_own_gateways_only(plant: Plant) -> None:
-    with plant.database.begin() as connection:
-        own = gateways.add(connection, plant.organisation_id, NOW_NS).gateway_no
-    counts = dict.fromkeys((own, own + 1_000_000), (3, *(0,) * (len(COUNTER_NAMES) - 1)))
-    plant.picture.fold_counters(IngestCounters(role="front", instance="f", at_ns=NOW_NS, counts_of_gateway=counts))
-    assert plant.get("/v1/ingest/counters").json()["totals"]["accepted"] == 3

@@ -12,7 +12,7 @@ from unisono.fleet.apply import apply_acks, apply_readings
 from unisono.fleet.fold_kernels import register_step_wh
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import AckBatch, ReadingBatch
-from unisono.model.totals import FOLD_COUNTER_NAMES
+from unisono.model.ingest import FOLD_COUNTER_NAMES
 
 
 def fold(table: FleetTable, rows: list[dict[str, float]], at_s: float = 0.0, **scalars: int) -> dict[str, int]:

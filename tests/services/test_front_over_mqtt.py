@@ -29,7 +29,7 @@ from tests.links.edge import (
 from unisono.bus.connection import Bus
 from unisono.engines.nats import NatsEndpoints, NatsEngine
 from unisono.model.batches import AckBatch, ReadingBatch
-from unisono.model.totals import COUNTER_NAMES, IngestCounters
+from unisono.model.ingest import COUNTER_NAMES, IngestCounters
 from unisono.services import gatekeeper
 from unisono.services.front import Front, FrontSettings
 from unisono.services.gatekeeper import GatekeeperSettings
@@ -207,6 +207,7 @@ def test_counters_are_published(engine: NatsEngine) -> None:
                 front.tally.add(2, "accepted", 5)
                 payload = await asyncio.wait_for(told.get(), 10)
         counters = msgspec.msgpack.decode(payload, type=IngestCounters)
-        assert counters.counts_of_gateway == {2: (5, *(0,) * (len(COUNTER_NAMES) - 1))}
+        numbers, counts = counters.rows()
+        assert (numbers.tolist(), counts.tolist()) == ([2], [[5, *(0,) * (len(COUNTER_NAMES) - 1)]])
 
     asyncio.run(scenario())

@@ -6,12 +6,14 @@ import asyncio
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from unisono.base.clock import MovableClock
 from unisono.base.errors import Unavailable
+from unisono.model.ingest import COUNTER_NAMES, IngestCounters, no_counts
 from unisono.model.queries import DeviceQuery, DeviceStates, Refused, encode_answer
-from unisono.model.totals import COUNTER_NAMES, IngestCounters, PortfolioTotals, ShardTotals
+from unisono.model.totals import PortfolioTotals, ShardTotals
 from unisono.services.picture import STALE_AFTER_S, Picture, ask, merged
 
 NOW_NS = 1_795_000_000_000_000_000
@@ -47,7 +49,6 @@ def portfolio(**change: Any) -> PortfolioTotals:
 
 def totals(shard: int = 0, **change: Any) -> ShardTotals:
     """Return a shard's totals."""
-    counted = IngestCounters(role="realtime", instance=f"shard-{shard}", at_ns=NOW_NS, counts_of_gateway={})
     values: dict[str, Any] = {
         "shard": shard,
         "epoch": 1,
@@ -58,7 +59,7 @@ def totals(shard: int = 0, **change: Any) -> ShardTotals:
         "readings_seq": 1,
         "portfolios": (portfolio(),),
         "dispatches": (),
-        "ingest": counted,
+        "ingest": None,
     }
     return ShardTotals(**{**values, **change})
 
@@ -112,12 +113,54 @@ def test_who_waits_for_news_is_woken_by_the_next_cycle() -> None:
     assert asyncio.run(main()) == 1
 
 
+def counters(counts_of_gateway: dict[int, int], role: str = "front", **change: Any) -> IngestCounters:
+    """Return counters in which each gateway has so many readings accepted and one kept."""
+    counts = no_counts(len(counts_of_gateway))
+    counts[:, 0], counts[:, 1] = list(counts_of_gateway.values()), 1
+    more = {"run": 1, "at_ns": NOW_NS, "n_gateways": len(counts_of_gateway), **change}
+    return IngestCounters.of_rows(np.array(list(counts_of_gateway), np.int32), counts, role=role, instance="0", **more)
+
+
+def numbers(*gateway_nos: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Return gateway numbers as a column."""
+    return np.array(gateway_nos, np.int32)
+
+
 def test_counters_are_summed_over_gateways_by_name() -> None:
     picture = Picture(MovableClock(NOW_NS))
-    rows = {1: tuple(range(len(COUNTER_NAMES))), 2: (1,) * len(COUNTER_NAMES)}
-    picture.fold_counters(IngestCounters(role="front", instance="f", at_ns=NOW_NS, counts_of_gateway=rows))
-    assert picture.ingest_counts()[("front", "f")]["kept"] == 2
-    assert picture.accepted_of_gateway() == {1: 0, 2: 1}
+    picture.fold_counters(counters({-1: 7, 1: 0, 2: 3}))
+    assert picture.ingest_counts()["front", "0"] | {"late": 0} == dict.fromkeys(COUNTER_NAMES, 0) | {
+        "accepted": 10, "kept": 3
+    }  # fmt: skip
+    assert picture.ingest_counts(numbers(2, 900))["front", "0"]["accepted"] == 3
+    assert picture.accepted_of_gateway() == {2: 3}
+
+
+def test_what_realtime_sees_again_is_not_accepted_twice() -> None:
+    picture = Picture(MovableClock(NOW_NS))
+    picture.fold_counters(counters({2: 3}))
+    picture.fold_totals(totals(ingest=counters({2: 3}, role="realtime")))
+    [one] = picture.ingest_of_gateways(numbers(2))
+    assert one is not None
+    assert (one["accepted"], one["kept"]) == (3, 2)
+
+
+def test_a_gateway_is_unknown_and_not_at_zero_until_a_process_has_told_of_all_it_counted() -> None:
+    picture = Picture(MovableClock(NOW_NS))
+    assert picture.ingest_of_gateways(numbers(2)) == [None]
+    picture.fold_counters(counters({2: 3}, n_gateways=2))
+    assert picture.ingest_missing() == ["front 0 has told of 1 of 2 gateways so far"]
+    assert [one is None for one in picture.ingest_of_gateways(numbers(2, 3))] == [False, True]
+    picture.fold_counters(counters({5: 1}, n_gateways=2))
+    assert picture.ingest_missing() == []
+    assert picture.ingest_of_gateways(numbers(3)) == [dict.fromkeys(COUNTER_NAMES, 0)]
+
+
+def test_a_process_that_began_again_counts_from_zero() -> None:
+    picture = Picture(MovableClock(NOW_NS))
+    picture.fold_counters(counters({2: 3, 4: 9}))
+    picture.fold_counters(counters({2: 1}, run=2))
+    assert picture.accepted_of_gateway() == {2: 1}
 
 
 class Realtime:

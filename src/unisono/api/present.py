@@ -188,6 +188,16 @@ def gateway(found: GatewayRow) -> fleet.Gateway:
     )
 
 
+def gateway_ingest(found: GatewayRow, counts: dict[str, int] | None) -> admin.GatewayIngest:
+    """Return what became of a gateway's readings."""
+    return admin.GatewayIngest(
+        gateway_id=found.record.gateway_id,
+        gateway_no=found.record.gateway_no,
+        partner_reference=found.partner_reference or None,
+        counts=counts,
+    )
+
+
 def key(found: ApiKey) -> admin.Key:
     """Return an API key's record, without its secret."""
     return admin.Key(

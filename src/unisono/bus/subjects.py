@@ -6,7 +6,7 @@ requests.<shard>            stream REQUESTS   Dispatch | OptOutChange      outbo
 commands.<shard>.<epoch>    stream COMMANDS   CommandFrames                realtime -> fronts, historian
 outcomes.<shard>.<epoch>    stream OUTCOMES   OutcomeBatch (MessagePack)   realtime -> recorder
 totals.<shard>              core              ShardTotals (MessagePack)    realtime -> web, each cycle
-counters.<role>.<instance>  core              IngestCounters (MessagePack) fronts -> web, every 2 s
+counters.<role>.<instance>  core              IngestCounters (MessagePack) fronts -> web, every 2 s, in slices
 query.<shard>               request/reply     realtime answers web (MessagePack)
 
 u.<gateway>.<device>.t      one reading, JSON, QoS 0 or 1       c.<gateway>.f   command frame

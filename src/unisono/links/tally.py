@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from unisono.model.totals import COUNTER_NAMES, IngestCounters
+from unisono.model.ingest import COUNTER_NAMES, IngestCounters, Telling, no_counts
 from unisono.wire.rules import DecodedReadings, RowError
 
 _INDEX: Final = {name: index for index, name in enumerate(COUNTER_NAMES)}
@@ -20,12 +20,14 @@ class Tally:
     """Counts since the process's start; gateway -1 collects what no known gateway sent."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, list[int]] = {}
+        # Row gateway_no + 1.
+        self._counts = no_counts(64)
+        self._telling = Telling()
 
     def add(self, gateway_no: int, cause: str, n: int = 1) -> None:
         """Count ``n`` readings of a gateway."""
-        row = self._counts.setdefault(gateway_no, [0] * len(COUNTER_NAMES))
-        row[_INDEX[cause]] += n
+        self._make_room(gateway_no)
+        self._counts[gateway_no + 1, _INDEX[cause]] += n
 
     def add_decoded(self, gateway_no: int, decoded: DecodedReadings) -> None:
         """Count a gateway's batch: all rows as accepted, the refused ones by their cause."""
@@ -40,9 +42,9 @@ class Tally:
 
     def add_rows(self, gateway_nos: NDArray[np.int32], cause: str) -> None:
         """Count one reading for each row's gateway."""
-        numbers, counts = np.unique(gateway_nos, return_counts=True)
-        for gateway_no, n in zip(numbers.tolist(), counts.tolist(), strict=True):
-            self.add(gateway_no, cause, n)
+        if gateway_nos.size:
+            self._make_room(int(gateway_nos.max()))
+            np.add.at(self._counts[:, _INDEX[cause]], gateway_nos + 1, 1)
 
     def add_message(self, gateway_no: int, cause: str) -> None:
         """Count one message of which nothing was decoded: it can't be read, or it was lost before."""
@@ -51,10 +53,22 @@ class Tally:
 
     def count(self, gateway_no: int, cause: str) -> int:
         """Return one counter."""
-        row = self._counts.get(gateway_no)
-        return 0 if row is None else row[_INDEX[cause]]
+        return int(self._counts[gateway_no + 1, _INDEX[cause]]) if gateway_no + 1 < len(self._counts) else 0
 
-    def counters(self, role: str, instance: str, at_ns: int) -> IngestCounters:
-        """Return all counters as they are published."""
-        counts = {gateway_no: tuple(row) for gateway_no, row in self._counts.items()}
-        return IngestCounters(role=role, instance=instance, at_ns=at_ns, counts_of_gateway=counts)
+    def due(self, role: str, instance: str, run: int, at_ns: int) -> IngestCounters:
+        """Return the counters that are to be published now."""
+        rows, n_gateways = self._telling.due(self._counts)
+        return IngestCounters.of_rows(
+            (rows - 1).astype(np.int32),
+            self._counts[rows],
+            role=role,
+            instance=instance,
+            run=run,
+            at_ns=at_ns,
+            n_gateways=n_gateways,
+        )
+
+    def _make_room(self, gateway_no: int) -> None:
+        n = len(self._counts)
+        if gateway_no + 1 >= n:
+            self._counts = np.concatenate([self._counts, no_counts(max(n, gateway_no + 2 - n))])

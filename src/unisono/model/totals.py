@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from unisono.model.dispatch import DispatchProgress
+from unisono.model.ingest import IngestCounters
 
 
 class PortfolioTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,36 +39,6 @@ class PortfolioTotals(msgspec.Struct, frozen=True, kw_only=True):
     completeness_frac: float
 
 
-class IngestCounters(msgspec.Struct, frozen=True, kw_only=True):
-    """Readings counted per gateway since the process's start; index of the rows is COUNTER_NAMES."""
-
-    role: str
-    instance: str
-    at_ns: int
-    counts_of_gateway: dict[int, tuple[int, ...]]
-
-
-# What the fold counts: every accepted reading ends in exactly one of those after it.
-FOLD_COUNTER_NAMES = (
-    "accepted",
-    "kept",
-    "duplicate",
-    "late",
-    "out_of_range",
-    "future_dated",
-    "unknown_device",
-    "malformed",
-)
-# A front counts besides what it lost before it was decoded: whole messages, each accepted once and then one of these.
-COUNTER_NAMES = (
-    *FOLD_COUNTER_NAMES,
-    # The oldest of a full queue.
-    "overflowed",
-    # Published under another's name: the broker dropped it. Counted for who sent it.
-    "forbidden",
-)
-
-
 class ShardTotals(msgspec.Struct, frozen=True, kw_only=True):
     """One cycle of one shard."""
 
@@ -80,7 +51,8 @@ class ShardTotals(msgspec.Struct, frozen=True, kw_only=True):
     readings_seq: int
     portfolios: tuple[PortfolioTotals, ...]
     dispatches: tuple[DispatchProgress, ...]
-    ingest: IngestCounters
+    # Taken every few seconds; None in the cycles between.
+    ingest: IngestCounters | None
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ import msgspec
 
 from unisono.brain.dispatch.controller import ActiveDispatch, SteeringConfig
 from unisono.fleet.table import FleetTable
-from unisono.model.totals import IngestCounters, LogEntry
+from unisono.model.ingest import Telling
+from unisono.model.totals import LogEntry
 from unisono.plant.leases import SEQ_BITS
 
 # Thirty years: receipts of before the machine's own clock began are then still after this one's.
@@ -60,7 +61,8 @@ class PlantState:
     seen_requests: set[str] = field(default_factory=set)
     pending_log: list[LogEntry] = field(default_factory=list)
     trimmed: dict[str, int] = field(default_factory=dict)
-    ingest: IngestCounters | None = None
+    # Which gateways' counters were told under this owner; not in the checkpoint, for each owner tells all of them.
+    telling: Telling = field(default_factory=Telling)
     # What is constant in the totals of a portfolio while the fleet's version is.
     static_totals: dict[int, dict[str, object]] = field(default_factory=dict)
 

@@ -7,11 +7,13 @@ import math
 import numpy as np
 
 from unisono.brain.flexibility.firm import DERATE, firm_w
+from unisono.fleet.columns import N_COUNTERS
 from unisono.fleet.groups import FIRST_LEVEL, FIRST_TRUST, portfolio_sums
 from unisono.fleet.table import Portfolio
 from unisono.model.dispatch import DispatchProgress
+from unisono.model.ingest import IngestCounters, no_counts
 from unisono.model.technology import Lifecycle, Technology, Trust
-from unisono.model.totals import IngestCounters, PortfolioTotals, ShardTotals
+from unisono.model.totals import PortfolioTotals, ShardTotals
 from unisono.plant.state import PlantState
 
 
@@ -86,18 +88,21 @@ def _constant(state: PlantState, portfolio: Portfolio) -> dict[str, object]:
     }
 
 
-def _ingest(state: PlantState, now_ns: int, mono_ns: int) -> IngestCounters:
-    """Return the counters, taken anew every few seconds: with thousands of gateways they cost as much as a decision."""
-    is_due = (mono_ns - state.counters_mono_ns) * 1e-9 >= state.config.counters_every_s
-    if state.ingest is None or is_due:
-        table = state.fleet
-        numbers = table.gateways.gateway_no[: table.n_gateways].tolist()
-        rows = table.counters[: table.n_gateways].tolist()
-        state.counters_mono_ns = mono_ns
-        state.ingest = IngestCounters(
-            role="realtime",
-            instance=f"shard-{state.shard}",
-            at_ns=now_ns,
-            counts_of_gateway={number: tuple(row) for number, row in zip(numbers, rows, strict=True) if row[0]},
-        )
-    return state.ingest
+def _ingest(state: PlantState, now_ns: int, mono_ns: int) -> IngestCounters | None:
+    """Return the counters that are due; None in the cycles between."""
+    if (mono_ns - state.counters_mono_ns) * 1e-9 < state.config.counters_every_s and state.telling.told.size:
+        return None
+    state.counters_mono_ns = mono_ns
+    table = state.fleet
+    counts = no_counts(table.n_gateways)
+    counts[:, :N_COUNTERS] = table.counters[: table.n_gateways]
+    rows, n_gateways = state.telling.due(counts)
+    return IngestCounters.of_rows(
+        table.gateways.gateway_no[rows],
+        counts[rows],
+        role="realtime",
+        instance=f"shard-{state.shard}",
+        run=state.epoch,
+        at_ns=now_ns,
+        n_gateways=n_gateways,
+    )

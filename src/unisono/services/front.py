@@ -54,6 +54,7 @@ class Front:
         self._settings = settings
         self.identity = Identity()
         self.tally = Tally()
+        self._began_ns = clock.wall_ns()
         self.intake = StreamIntake(bus, settings.shard)
         self.held = HeldCommands()
         # Set when the registry as it stood at the start is folded; then when gateways may be let in.
@@ -120,11 +121,11 @@ class Front:
         subject = subjects.counters(ROLE, self._settings.instance)
         while True:
             await asyncio.sleep(COUNTERS_S)
-            counters = self.tally.counters(ROLE, self._settings.instance, self._clock.wall_ns())
+            counters = self.tally.due(ROLE, self._settings.instance, self._began_ns, self._clock.wall_ns())
             try:
                 await self._bus.publish(subject, msgspec.msgpack.encode(counters))
             except Unavailable:
-                # Its loss was logged by the bus; the counters are sums since the start, so the next message has them.
+                # Its loss was logged by the bus; counters are sums since the start, and each is told again in its turn.
                 continue
 
 

@@ -1,6 +1,6 @@
 """The newest picture that the shards publish, folded for the web process, and the way to ask a shard a question.
 
-The fold keeps the newest totals of every shard and the newest counters of every process. Age is counted from the
+The fold keeps the newest totals of every shard and the counters of every process. Age is counted from the
 monotonic instant of receipt, so that a stepped wall clock ages nothing. Nothing heard is said to be so, never zero.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
@@ -21,9 +23,10 @@ from unisono.base.instants import NS_PER_S
 from unisono.bus import subjects
 from unisono.bus.connection import Bus
 from unisono.model.dispatch import DispatchProgress
+from unisono.model.ingest import COUNTER_NAMES, IngestCounters, no_counts
 from unisono.model.queries import Answer, Query, Refused, decode_answer, encode_query
 from unisono.model.technology import Lifecycle, Trust
-from unisono.model.totals import COUNTER_NAMES, IngestCounters, PortfolioTotals, ShardTotals
+from unisono.model.totals import PortfolioTotals, ShardTotals
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 STALE_AFTER_S: Final = 12.0
 # A query is answered within one cycle's pause; realtime that takes longer is as good as away for a person waiting.
 QUERY_TIMEOUT_S: Final = 3.0
+# The role that counts what became of the readings that the others took in.
+REALTIME: Final = "realtime"
 
 
 class Asker(Protocol):
@@ -59,6 +64,36 @@ class PortfolioPicture:
     stale_reason: str
 
 
+@dataclass(slots=True)
+class Counted:
+    """What one process has told of its counts in its present run; row gateway_no + 1 of ``counts``."""
+
+    run: int
+    n_gateways: int
+    counts: NDArray[np.int64]
+
+    def fold(self, counters: IngestCounters) -> None:
+        """Take a slice in."""
+        self.n_gateways = counters.n_gateways
+        gateway_no, counts = counters.rows()
+        if gateway_no.size:
+            lacking = int(gateway_no.max()) + 2 - len(self.counts)
+            if lacking > 0:
+                self.counts = np.concatenate([self.counts, no_counts(max(lacking, len(self.counts)))])
+            self.counts[gateway_no + 1] = counts
+
+    def of(self, gateway_nos: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the counts (gateway, COUNTER_NAMES) of these gateways; zeros of one never told of."""
+        counts = no_counts(gateway_nos.size)
+        is_here = gateway_nos + 1 < len(self.counts)
+        counts[is_here] = self.counts[gateway_nos[is_here] + 1]
+        return counts
+
+    def n_told(self) -> int:
+        """Return of how many gateways this process has told."""
+        return int(self.counts.any(axis=1).sum())
+
+
 class Picture:
     """What was heard last. Used from one event loop; ``changed`` lets live streams wait for news."""
 
@@ -66,7 +101,7 @@ class Picture:
         self._clock = clock
         self._n_shards = n_shards
         self._heard_of_shard: dict[int, Heard] = {}
-        self._counters: dict[tuple[str, str], IngestCounters] = {}
+        self._counted: dict[tuple[str, str], Counted] = {}
         self._version = 0
         self._news = asyncio.Event()
 
@@ -81,14 +116,20 @@ class Picture:
         if heard is not None and (totals.epoch, totals.at_ns) < (heard.totals.epoch, heard.totals.at_ns):
             return False
         self._heard_of_shard[totals.shard] = Heard(totals, self._clock.monotonic_ns())
+        if totals.ingest is not None:
+            self.fold_counters(totals.ingest)
         self._version += 1
         self._news.set()
         self._news = asyncio.Event()
         return True
 
     def fold_counters(self, counters: IngestCounters) -> None:
-        """Take a process's counters (they are sums since its start)."""
-        self._counters[(counters.role, counters.instance)] = counters
+        """Take a slice of a process's counters (they are sums since its run began)."""
+        key = counters.role, counters.instance
+        counted = self._counted.get(key)
+        if counted is None or counted.run != counters.run:
+            counted = self._counted[key] = Counted(counters.run, counters.n_gateways, no_counts(1))
+        counted.fold(counters)
 
     async def changed(self, after_version: int, timeout_s: float) -> int:
         """Return the version as soon as it is above ``after_version``, or after ``timeout_s`` as it is."""
@@ -140,26 +181,46 @@ class Picture:
     def accepted_of_gateway(self) -> dict[int, int]:
         """Return the readings accepted of each gateway by all fronts, since their start."""
         accepted: dict[int, int] = {}
-        for counters in self._counters.values():
-            for gateway_no, counts in counters.counts_of_gateway.items():
-                if gateway_no >= 0 and counts:
-                    accepted[gateway_no] = accepted.get(gateway_no, 0) + counts[0]
+        for (role, _), counted in self._counted.items():
+            if role != REALTIME:
+                for row in np.flatnonzero(counted.counts[1:, 0]).tolist():
+                    accepted[row] = accepted.get(row, 0) + int(counted.counts[row + 1, 0])
         return accepted
 
-    def ingest_counts(self, gateway_nos: Collection[int] | None = None) -> dict[tuple[str, str], dict[str, int]]:
+    def ingest_counts(self, gateway_nos: NDArray[np.int32] | None = None) -> dict[tuple[str, str], dict[str, int]]:
         """Return sums over these gateways (None: all) by (role, instance), named as in COUNTER_NAMES."""
-        sources = [*self._counters.values(), *(heard.totals.ingest for heard in self._heard_of_shard.values())]
-        counts = {}
-        for counters in sources:
-            wanted = (
-                counts
-                for gateway_no, counts in counters.counts_of_gateway.items()
-                if gateway_nos is None or gateway_no in gateway_nos
-            )
-            columns = zip(*wanted, strict=False)
-            sums = [sum(column) for column in columns] or [0] * len(COUNTER_NAMES)
-            counts[(counters.role, counters.instance)] = dict(zip(COUNTER_NAMES, sums, strict=False))
-        return counts
+        return {
+            key: _named((counted.counts if gateway_nos is None else counted.of(gateway_nos)).sum(axis=0))
+            for key, counted in self._counted.items()
+        }
+
+    def ingest_of_gateways(self, gateway_nos: NDArray[np.int32]) -> list[dict[str, int] | None]:
+        """Return each gateway's counts over all processes; None: not told of yet, though there is more to be told.
+
+        What was accepted is counted at the fronts alone: realtime sees the same readings a second time.
+        """
+        counts = no_counts(gateway_nos.size)
+        for (role, _), counted in self._counted.items():
+            part = counted.of(gateway_nos)
+            if role == REALTIME:
+                part[:, 0] = 0
+            counts += part
+        is_all_known = bool(self._counted) and not self.ingest_missing()
+        return [_named(row) if is_all_known or row.any() else None for row in counts]
+
+    def ingest_missing(self) -> list[str]:
+        """Return what is not known yet of the counts since this process began to listen."""
+        if not self._counted:
+            return ["no process has told of its counts yet"]
+        return [
+            f"{role} {instance} has told of {n_told} of {counted.n_gateways} gateways so far"
+            for (role, instance), counted in sorted(self._counted.items())
+            if (n_told := counted.n_told()) < counted.n_gateways
+        ]
+
+
+def _named(counts: NDArray[np.int64]) -> dict[str, int]:
+    return dict(zip(COUNTER_NAMES, counts.tolist(), strict=True))
 
 
 def merged(parts: Iterable[PortfolioTotals]) -> PortfolioTotals:

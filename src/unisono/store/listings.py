@@ -33,10 +33,11 @@ _M = PORTFOLIO_MEMBER.c
 
 
 class StoredDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's registry record, with the name that its partner gave it."""
+    """A device's registry record, with the name that its partner gave it and the instant of its enrolment."""
 
     record: DeviceRecord
     partner_reference: str
+    enrolled_ns: int
 
 
 class DeviceChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,9 +98,12 @@ def gateway(connection: Connection, organisation_id: str, gateway_id: str) -> Ga
     return found[0]
 
 
-def gateways(connection: Connection, organisation_id: str, *, after: int, limit: int) -> list[GatewayRow]:
-    """Return up to ``limit`` gateways with gateway_no > ``after``, in that order."""
-    return _gateways(connection, (_G.organisation_id == organisation_id) & (_G.gateway_no > after), limit)
+def gateways(
+    connection: Connection, organisation_id: str, *, gateway_id: str | None = None, after: int, limit: int
+) -> list[GatewayRow]:
+    """Return up to ``limit`` gateways (of that id, if one is given) with gateway_no > ``after``, in that order."""
+    which = (_G.organisation_id == organisation_id) & (_G.gateway_no > after)
+    return _gateways(connection, which if gateway_id is None else which & (_G.gateway_id == gateway_id), limit)
 
 
 def keys(connection: Connection, organisation_id: str, *, after: str, limit: int) -> list[ApiKey]:
@@ -179,10 +183,14 @@ def _stored_dispatch(row: Mapping[Any, Any]) -> StoredDispatch:
 def _stored_devices(connection: Connection, device_nos: Sequence[int], now_ns: int) -> list[StoredDevice]:
     if not device_nos:
         return []
-    named = select(_D.device_no, _D.partner_reference).where(_D.device_no.in_(device_nos))
-    reference_of_no = {row.device_no: row.partner_reference for row in connection.execute(named)}
+    beside = select(_D.device_no, _D.partner_reference, _D.created_ns).where(_D.device_no.in_(device_nos))
+    beside_of_no = {no: (reference, enrolled_ns) for no, reference, enrolled_ns in connection.execute(beside)}
     return [
-        StoredDevice(record=record, partner_reference=reference_of_no[record.device_no])
+        StoredDevice(
+            record=record,
+            partner_reference=beside_of_no[record.device_no][0],
+            enrolled_ns=beside_of_no[record.device_no][1],
+        )
         for record in device_records.of_devices(connection, device_nos, now_ns)
     ]
 

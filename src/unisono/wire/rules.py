@@ -65,7 +65,7 @@ _MISFIT: Final = 100
 class RowError(msgspec.Struct, frozen=True):
     """Why one row of a batch was refused: the field, its value as JSON (cut short), the rule that it breaks.
 
-    ``cause`` is the counter it goes to (``totals.COUNTER_NAMES``).
+    ``cause`` is the counter it goes to (``ingest.COUNTER_NAMES``).
     """
 
     row: int

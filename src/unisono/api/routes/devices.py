@@ -237,8 +237,12 @@ async def command_log(
 async def connectivity(
     device_id: str, caller: Reader, context: Context, start: Instant | None = None, end: Instant | None = None
 ) -> Connectivity:
-    """Readings kept in [start, end) against those its period promises, from history; trust now from realtime."""
-    found, window = await device_and_window(context, caller, device_id, (start, end))
+    """Readings kept in [start, end) against those its period promises, from history; trust now from realtime.
+
+    The interval begins at the device's enrolment if that is later: nothing from before it is put down to it.
+    """
+    found, (start_ns, end_ns) = await device_and_window(context, caller, device_id, (start, end))
+    window = min(max(start_ns, found.enrolled_ns // NS_PER_MS * NS_PER_MS), end_ns), end_ns
     state, reason = await _state_of(context, found)
     missing = ["reading history is not available here"]
     n_readings: int | None = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from unisono.api import present
@@ -12,12 +14,13 @@ from unisono.api.auth import OPERATOR_NAME, READS, Reader
 from unisono.api.context import Context
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
-from unisono.api.schemas.admin import IngestCounts, IngestSource, LogVerification
+from unisono.api.schemas.admin import GatewayIngest, IngestCounts, IngestSource, LogVerification
 from unisono.api.schemas.portfolios import EventEntry
 from unisono.api.schemas.types import Page, Text
 from unisono.base.errors import DamagedRecord
-from unisono.model.totals import COUNTER_NAMES
-from unisono.store import event_log, gateways, organisations, views
+from unisono.model.ingest import COUNTER_NAMES
+from unisono.services.picture import REALTIME
+from unisono.store import event_log, gateways, listings, organisations, views
 
 router = APIRouter(prefix="/v1", tags=["evidence"], responses=PROBLEM_RESPONSES)
 
@@ -63,7 +66,7 @@ async def ingest_counters(caller: Reader, context: Context) -> IngestCounts:
     """Counted since each process's start: fronts count what came in and was refused, realtime the fate of the rest.
 
     So ``totals`` takes ``accepted`` from the fronts alone, and every other count from both. The operator sees all
-    gateways (and what no known one sent), others their own.
+    gateways (and what no known one sent), others their own; GET /v1/ingest/gateways has them one by one.
     """
     gateway_nos = await context.run(lambda connection: _own_gateways(connection, caller.organisation_id))
     sources = [
@@ -73,13 +76,43 @@ async def ingest_counters(caller: Reader, context: Context) -> IngestCounts:
     totals = dict.fromkeys(COUNTER_NAMES, 0)
     for source in sources:
         for name, count in source.counts.items():
-            is_seen_again = name == "accepted" and source.role == "realtime"
+            is_seen_again = name == "accepted" and source.role == REALTIME
             totals[name] += 0 if is_seen_again else count
-    return IngestCounts(totals=totals, sources=sources)
+    return IngestCounts(totals=totals, sources=sources, missing=context.picture.ingest_missing())
 
 
-def _own_gateways(connection: Connection, organisation_id: str) -> set[int] | None:
+@router.get("/ingest/gateways", summary="What became of every reading, gateway by gateway")
+async def ingest_of_gateways(
+    request: Request,
+    response: Response,
+    caller: Reader,
+    context: Context,
+    gateway_id: Text | None = None,
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[GatewayIngest]:
+    """Gateways of the organisation in the order of their enrolment, with counts as in ``totals`` of the sums.
+
+    A reading is put down to the gateway that sent it: one of a device before its enrolment is there an unknown device.
+    """
+    after = decode_cursor(cursor, int)
+    found = await context.run(
+        lambda connection: listings.gateways(
+            connection, caller.organisation_id, gateway_id=gateway_id, after=after, limit=limit + 1
+        )
+    )
+    more = encode_cursor(found[limit - 1].record.gateway_no) if len(found) > limit else None
+    shown = found[:limit]
+    numbers = np.array([one.record.gateway_no for one in shown], np.int32)
+    items = [
+        present.gateway_ingest(one, counts)
+        for one, counts in zip(shown, context.picture.ingest_of_gateways(numbers), strict=True)
+    ]
+    return Page(items=items, next_cursor=link_next(request, response, more))
+
+
+def _own_gateways(connection: Connection, organisation_id: str) -> NDArray[np.int32] | None:
     """Return the gateways whose counts an organisation may see; None: all."""
     if organisations.get(connection, organisation_id).name == OPERATOR_NAME:
         return None
-    return gateways.numbers(connection, organisation_id)
+    return np.array(sorted(gateways.numbers(connection, organisation_id)), np.int32)

@@ -138,6 +138,20 @@ class IngestCounts(BaseModel):
 
     totals: dict[str, int] = Field(examples=[{"accepted": 1000, "kept": 990, "duplicate": 10}])
     sources: list[IngestSource]
+    missing: list[str] = Field(
+        default=[],
+        description="What this process has not been told yet since it began to listen.",
+        examples=[["front front-0 has told of 5120 of 10000 gateways so far"]],
+    )
+
+
+class GatewayIngest(BaseModel):
+    """A gateway's readings by what became of them; null: not known (yet), never zero."""
+
+    gateway_id: str = Field(examples=["gwy_01KK79P8RC0000000000000000"])
+    gateway_no: int
+    partner_reference: str | None = None
+    counts: dict[str, int] | None = Field(examples=[{"accepted": 1000, "kept": 990, "duplicate": 10}])
 
 
 class Health(BaseModel):

@@ -10,8 +10,8 @@ from unisono.main.demo.children import RegionProcess
 from unisono.main.demo.client import OperatorClient
 from unisono.main.demo.record import DemoRecord, Series, Share
 from unisono.main.demo.verdict import judge, refill_time_s
+from unisono.model.ingest import COUNTER_NAMES
 from unisono.model.technology import Technology
-from unisono.model.totals import COUNTER_NAMES
 
 # A shortfall counts as one when it is more than this share of the target.
 SHORTFALL_FRAC: Final = 0.05

@@ -1,0 +1,64 @@
+"""What became of every reading, told to the organisation whose gateways sent it and to no other."""
+
+from __future__ import annotations
+
+import numpy as np
+from tests.api.conftest import NOW_NS, Plant
+
+from unisono.model.ingest import IngestCounters, no_counts
+from unisono.model.registry import GatewayRecord
+from unisono.store import gateways
+
+
+def a_gateway(plant: Plant, organisation_id: str = "") -> GatewayRecord:
+    """Enrol a gateway."""
+    with plant.database.begin() as connection:
+        return gateways.add(connection, organisation_id or plant.organisation_id, NOW_NS)
+
+
+def count(plant: Plant, accepted_of_gateway: dict[int, int], n_gateways: int | None = None) -> None:
+    """Let a front tell how many readings of each gateway it accepted."""
+    counts = no_counts(len(accepted_of_gateway))
+    counts[:, 0] = list(accepted_of_gateway.values())
+    plant.picture.fold_counters(
+        IngestCounters.of_rows(
+            np.array(list(accepted_of_gateway), np.int32),
+            counts,
+            role="front",
+            instance="f",
+            run=1,
+            at_ns=NOW_NS,
+            n_gateways=len(accepted_of_gateway) if n_gateways is None else n_gateways,
+        )
+    )
+
+
+def test_an_organisation_counts_the_readings_of_its_own_gateways_only(plant: Plant) -> None:
+    other_id, stranger = plant.organisation("counting neighbour")
+    own, foreign = a_gateway(plant), a_gateway(plant, other_id)
+    count(plant, {-1: 50, own.gateway_no: 3, foreign.gateway_no: 40})
+    assert plant.get("/v1/ingest/counters").json()["totals"]["accepted"] == 3
+    [mine] = plant.get("/v1/ingest/gateways").json()["items"]
+    assert (mine["gateway_id"], mine["counts"]["accepted"], mine["counts"]["late"]) == (own.gateway_id, 3, 0)
+    [theirs] = plant.get("/v1/ingest/gateways", key=stranger).json()["items"]
+    assert (theirs["gateway_id"], theirs["counts"]["accepted"]) == (foreign.gateway_id, 40)
+    assert plant.get(f"/v1/ingest/gateways?gateway_id={foreign.gateway_id}").json()["items"] == []
+
+
+def test_counts_of_gateways_come_in_pages_and_by_id(plant: Plant) -> None:
+    made = [a_gateway(plant) for _ in range(3)]
+    count(plant, {one.gateway_no: 10 + at for at, one in enumerate(made)})
+    first = plant.get("/v1/ingest/gateways?limit=2").json()
+    rest = plant.get(f"/v1/ingest/gateways?limit=2&cursor={first['next_cursor']}").json()
+    assert [one["counts"]["accepted"] for one in first["items"] + rest["items"]] == [10, 11, 12]
+    assert rest["next_cursor"] is None
+    [one] = plant.get(f"/v1/ingest/gateways?gateway_id={made[1].gateway_id}").json()["items"]
+    assert one["counts"]["accepted"] == 11
+
+
+def test_counts_that_nobody_has_told_yet_are_null_and_said_to_be_missing(plant: Plant) -> None:
+    one = a_gateway(plant)
+    assert plant.get("/v1/ingest/gateways").json()["items"][0]["counts"] is None
+    count(plant, {one.gateway_no + 1: 1}, n_gateways=2)
+    assert plant.get("/v1/ingest/gateways").json()["items"][0]["counts"] is None
+    assert plant.get("/v1/ingest/counters").json()["missing"] == ["front f has told of 1 of 2 gateways so far"]
