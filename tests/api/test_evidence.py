@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from tests.api.conftest import NOW_NS, Plant
+from tests.api.conftest import NOW_NS, Plant, problem_of
 
 from unisono.model.ingest import IngestCounters, no_counts
 from unisono.model.registry import GatewayRecord
@@ -61,4 +61,20 @@ def test_counts_that_nobody_has_told_yet_are_null_and_said_to_be_missing(plant: 
     assert plant.get("/v1/ingest/gateways").json()["items"][0]["counts"] is None
     count(plant, {one.gateway_no + 1: 1}, n_gateways=2)
     assert plant.get("/v1/ingest/gateways").json()["items"][0]["counts"] is None
-    assert plant.get("/v1/ingest/counters").json()["missing"] == ["front f has told of 1 of 2 gateways so far"]
+    assert plant.get("/v1/ingest/counters").json()["missing"] == ["front f has not told of all gateways yet"]
+
+
+def test_views_of_the_whole_plant_are_the_operators_alone(lone_plant: Plant) -> None:
+    _, tenant = lone_plant.organisation("tenant")
+    for path in ("/metrics", "/v1/log/verification"):
+        problem = problem_of(lone_plant.get(path, key=tenant), 403)
+        assert (problem["field"], "operator's organisation 'default'" in problem["rule"]) == ("scopes", True)
+        assert lone_plant.get(path).status_code == 200
+        powerless = lone_plant.make_key(lone_plant.organisation_id, ("enrol", "dispatch"))
+        assert problem_of(lone_plant.get(path, key=powerless), 403)["rule"] == "needs scope read"
+
+
+def test_what_is_missing_of_the_counts_tells_a_tenant_nothing_of_the_plants_size(plant: Plant) -> None:
+    count(plant, {1_000: 1}, n_gateways=77_777)
+    told = plant.get("/v1/ingest/counters").text
+    assert "77777" not in told.replace(",", "")

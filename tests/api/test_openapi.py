@@ -87,7 +87,8 @@ def test_the_document_and_the_console_are_served_and_tell_nothing_of_the_plant(p
     assert "/v1/stream/portfolios/" in page.text
 
 
-def test_health_readiness_and_metrics(plant: Plant) -> None:
+def test_health_readiness_and_metrics(lone_plant: Plant) -> None:
+    plant = lone_plant
     assert plant.get("/healthz", key="").json() == {"status": "ok", "version": "0.0.0"}
     ready = plant.get("/readyz")
     assert ready.status_code == 200

@@ -149,7 +149,7 @@ def test_a_gateway_is_unknown_and_not_at_zero_until_a_process_has_told_of_all_it
     picture = Picture(MovableClock(NOW_NS))
     assert picture.ingest_of_gateways(numbers(2)) == [None]
     picture.fold_counters(counters({2: 3}, n_gateways=2))
-    assert picture.ingest_missing() == ["front 0 has told of 1 of 2 gateways so far"]
+    assert picture.ingest_missing() == ["front 0 has not told of all gateways yet"]
     assert [one is None for one in picture.ingest_of_gateways(numbers(2, 3))] == [False, True]
     picture.fold_counters(counters({5: 1}, n_gateways=2))
     assert picture.ingest_missing() == []

@@ -52,7 +52,9 @@ The REST API of Unisono. Power is positive into the grid. Units stand in the nam
 Instants are RFC 3339 with an offset and are answered in UTC; intervals are half-open and name both bounds.
 
 **Keys.** `Authorization: Bearer uni_...`; each key has scopes (read, enrol, dispatch, admin) and one organisation, and
-sees nothing of others (404). **Errors** are problem details (RFC 9457) that name field, value and rule.
+sees nothing of others (404). What shows the whole plant (`/metrics`, `/v1/log/verification`) is for keys of the
+operator's organisation, `default` (others: 403).
+**Errors** are problem details (RFC 9457) that name field, value and rule.
 **Lists** are pages: `next_cursor` and `Link: <...>; rel="next"`. **Idempotency-Key** is required to create, revise or
 cancel a dispatch and for bulk jobs, honoured on every other POST that makes something: a repetition gets the first
 answer (`Idempotency-Replayed: true`), 409 with Retry-After while the first is in progress, 422 with another body.

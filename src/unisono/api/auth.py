@@ -7,15 +7,17 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from sqlalchemy import Connection
 
 from unisono.api.context import ApiContext, context_of
 from unisono.api.problems import Unauthenticated
 from unisono.base.errors import Forbidden
-from unisono.store import keys
+from unisono.store import keys, organisations
 
 # What a key may do; ``admin`` manages the keys of its own organisation and does not imply the others.
 SCOPES: Final = ("read", "enrol", "dispatch", "admin")
-# The organisation that the first start makes is the operator's; only its admin keys see and make other ones.
+# The organisation that the first start makes is the operator's: only its keys see the whole plant, and only its admin
+# keys see and make other organisations.
 OPERATOR_NAME: Final = "default"
 # Longer tokens are none of ours (47 characters); hashing a header of 64 kB would only be work for an attacker.
 TOKEN_CHARS_MAX: Final = 200
@@ -62,8 +64,22 @@ async def caller_with(
     return caller
 
 
+def check_operator(connection: Connection, caller: Caller) -> None:
+    """Raise Forbidden unless the caller belongs to the operator's organisation."""
+    if organisations.get(connection, caller.organisation_id).name != OPERATOR_NAME:
+        raise Forbidden(f"a key of the operator's organisation {OPERATOR_NAME!r}, with the same scopes")
+
+
+async def operator_with(request: Request, caller: Annotated[Caller, Depends(caller_with)]) -> Caller:
+    """Return the caller if the key is the operator's: what shows the whole plant shows every organisation's part."""
+    await context_of(request).run(lambda connection: check_operator(connection, caller))
+    return caller
+
+
 # For operations that need a key but do not ask whose it is.
 READS: Final = Security(caller_with, scopes=["read"])
+# For views of the whole plant.
+OPERATOR_READS: Final = Security(operator_with, scopes=["read"])
 Reader = Annotated[Caller, Security(caller_with, scopes=["read"])]
 Enroller = Annotated[Caller, Security(caller_with, scopes=["enrol"])]
 Dispatcher = Annotated[Caller, Security(caller_with, scopes=["dispatch"])]

@@ -190,13 +190,14 @@ class AlarmLoop:
         found = conditions_of_dispatches(self._picture, self._settings)
         organisations_ids = views.organisation_ids(connection)
         stale_reason = self._picture.stale_reason()
-        n_waiting, oldest_ns = views.outbox_backlog(connection)
+        _, oldest_ns = views.outbox_backlog(connection)
         age_s = 0.0 if oldest_ns is None else (self._clock.wall_ns() - oldest_ns) / NS_PER_S
         for organisation_id in organisations_ids:
             if stale_reason:
                 found.append(Condition(organisation_id, REALTIME_SILENT, "platform", stale_reason))
             if age_s > self._settings.outbox_age_s:
-                detail = f"{n_waiting} messages wait to be published, the oldest for {age_s:.0f} s"
+                # How many wait would tell each organisation of the others.
+                detail = f"messages wait to be published, the oldest for {age_s:.0f} s"
                 found.append(Condition(organisation_id, OUTBOX_BACKLOG, "platform", detail))
         if not stale_reason:
             # A stale picture is one alarm; what it no longer says about portfolios would only be its echo.

@@ -213,9 +213,9 @@ class Picture:
         if not self._counted:
             return ["no process has told of its counts yet"]
         return [
-            f"{role} {instance} has told of {n_told} of {counted.n_gateways} gateways so far"
+            f"{role} {instance} has not told of all gateways yet"
             for (role, instance), counted in sorted(self._counted.items())
-            if (n_told := counted.n_told()) < counted.n_gateways
+            if counted.n_told() < counted.n_gateways
         ]
 
 

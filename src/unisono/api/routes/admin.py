@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy import Connection
 
 from unisono.api import present
-from unisono.api.auth import OPERATOR_NAME, Admin, Caller
+from unisono.api.auth import OPERATOR_NAME, Admin, check_operator
 from unisono.api.context import Context
 from unisono.api.event_notes import note
 from unisono.api.idempotency import IdempotencyKey, Once
@@ -31,7 +31,7 @@ async def make_key(
     def work(connection: Connection) -> KeyMade:
         organisation_id = caller.organisation_id
         if asked.organisation_id is not None and asked.organisation_id != caller.organisation_id:
-            _check_operator(connection, caller)
+            check_operator(connection, caller)
             organisation_id = organisations.get(connection, asked.organisation_id).organisation_id
         elif not caller.scopes.issuperset(asked.scopes):
             raise Forbidden("every scope that it gives to another key")
@@ -103,7 +103,7 @@ async def make_organisation(
     """For the operator's admins only."""
 
     def work(connection: Connection) -> Organisation:
-        _check_operator(connection, caller)
+        check_operator(connection, caller)
         now_ns = context.clock.wall_ns()
         made = organisations.add(connection, asked.name, now_ns)
         note(connection, caller, now_ns, "organisation.created", subject_id=made.organisation_id, name=made.name)
@@ -133,11 +133,6 @@ async def list_organisations(
     found = await context.run(work)
     more = encode_cursor(found[limit - 1].organisation_id) if len(found) > limit else None
     return Page(items=[_organisation(one) for one in found[:limit]], next_cursor=link_next(request, response, more))
-
-
-def _check_operator(connection: Connection, caller: Caller) -> None:
-    if organisations.get(connection, caller.organisation_id).name != OPERATOR_NAME:
-        raise Forbidden(f"an admin key of the organisation {OPERATOR_NAME!r}")
 
 
 def _organisation(one: organisations.Organisation) -> Organisation:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from unisono.api import present
-from unisono.api.auth import OPERATOR_NAME, READS, Reader
+from unisono.api.auth import OPERATOR_NAME, OPERATOR_READS, Reader
 from unisono.api.context import Context
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -25,9 +25,9 @@ from unisono.store import event_log, gateways, listings, organisations, views
 router = APIRouter(prefix="/v1", tags=["evidence"], responses=PROBLEM_RESPONSES)
 
 
-@router.get("/log/verification", dependencies=[READS], summary="Hash the event log again")
+@router.get("/log/verification", dependencies=[OPERATOR_READS], summary="Hash the event log again")
 async def verify_log(context: Context) -> LogVerification:
-    """The whole chain, all organisations' entries (some 100,000 a second); tells nothing of what they say."""
+    """The whole chain, all organisations' entries (some 100,000 a second): for keys of the operator's organisation."""
 
     def work(connection: Connection) -> LogVerification:
         head = event_log.head(connection)

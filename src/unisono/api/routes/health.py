@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from unisono.api.auth import READS
+from unisono.api.auth import OPERATOR_READS, READS
 from unisono.api.context import Context
 from unisono.api.metrics import ApiMetrics
 from unisono.api.schemas.admin import Health, Readiness
@@ -36,13 +36,13 @@ async def readyz(response: Response, context: Context) -> Readiness:
 
 @router.get(
     "/metrics",
-    dependencies=[READS],
+    dependencies=[OPERATOR_READS],
     summary="Prometheus metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"example": 'unisono_shard_devices{shard="0"} 10000.0\n'}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Text exposition of this process; a scraper needs a key with scope read."""
+    """Text exposition of this process, the whole plant in it: a scraper needs a read key of the operator's."""
     rendered = request.app.state.metrics
     assert isinstance(rendered, ApiMetrics)
     body, media_type = rendered.render()

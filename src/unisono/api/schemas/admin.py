@@ -141,7 +141,7 @@ class IngestCounts(BaseModel):
     missing: list[str] = Field(
         default=[],
         description="What this process has not been told yet since it began to listen.",
-        examples=[["front front-0 has told of 5120 of 10000 gateways so far"]],
+        examples=[["front front-0 has not told of all gateways yet"]],
     )
 
 
