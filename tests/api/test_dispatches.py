@@ -298,6 +298,22 @@ def test_progress_shows_the_funnel_of_the_newest_cycle(plant: Plant) -> None:
     assert shown["progress"][0]["age_s"] == 2.0
 
 
+def test_a_level_of_truth_that_nobody_is_known_at_is_null_live_and_in_the_outcome(plant: Plant) -> None:
+    made = plant.portfolio()
+    dispatch = plant.post(f"/v1/vpp/portfolios/{made['portfolio_id']}/dispatches", asked(), once="a").json()
+    row = progress(
+        dispatch, plant.organisation_id, commanded_w=0.0, acknowledged_w=None, reported_w=4.5, measured_w=None
+    )
+    plant.picture.fold_totals(totals(made["portfolio_no"], (row,)))
+    with plant.database.begin() as connection:
+        assert dispatches.record_progress(connection, [row]) == 1
+    [live] = plant.get(dispatch["status_url"]).json()["progress"]
+    [recorded] = plant.get(f"{dispatch['status_url']}/outcome").json()["items"]
+    for shown in (live, recorded):
+        levels = [shown[f"{level}_kw"] for level in ("commanded", "acknowledged", "reported", "measured")]
+        assert levels == [0.0, None, 0.004, None]
+
+
 def test_the_outcome_is_read_cycle_by_cycle(plant: Plant) -> None:
     dispatch = plant.post(path_of(plant), asked(), once="a").json()
     rows = [

@@ -86,6 +86,19 @@ def test_a_device_that_acts_and_never_answers_counts_by_its_readings() -> None:
     assert progress_of(result).n_sent == 2
 
 
+def test_a_level_of_truth_at_which_no_device_is_known_is_none_and_not_zero() -> None:
+    fleet = fleet_of(batteries(3))
+    fleet.devices[0].behaviour = "mute"
+    spec = dispatch_of(fleet, 4_000.0)
+    waiting = msgspec.structs.replace(spec, start_ns=spec.start_ns + 30 * NS_PER_S)
+    waiting = msgspec.structs.replace(waiting, targets=(TargetPoint(waiting.start_ns, 4_000.0),))
+    row = progress_of(fleet.cycle(waiting))
+    assert (row.state, row.commanded_w, row.acknowledged_w, row.reported_w) == ("scheduled", None, None, None)
+    row = progress_of(fleet.run(10))
+    assert (row.commanded_w, row.acknowledged_w, row.reported_w) == (4_000.0, None, 4_000.0), "it never answers"
+    assert row.measured_w is None, "there is no meter"
+
+
 def test_over_delivery_is_taken_back() -> None:
     fleet = fleet_of(batteries(10))
     for device in fleet.devices[:4]:

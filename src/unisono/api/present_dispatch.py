@@ -242,9 +242,10 @@ def dispatch_fields(kept: model.Dispatch, state: str, partner_reference: str) ->
     }
 
 
-def _powers(value: Any) -> dict[str, float]:
+def _powers(value: Any) -> dict[str, float | None]:
+    """Return target, delivery and the four levels of truth; a level at which no device is known is null."""
     names = ("target", "delivered", "delivered_sd", "shortfall", "commanded", "acknowledged", "reported", "measured")
-    return {f"{name}_kw": kw(value(f"{name}_w")) or 0.0 for name in names}
+    return {f"{name}_kw": kw(value(f"{name}_w")) for name in names}
 
 
 def _funnel(value: Any) -> Funnel:

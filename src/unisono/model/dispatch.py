@@ -81,11 +81,12 @@ class DispatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     # scheduled, active, completed, cancelled
     state: str
     target_w: float
-    # Sum of setpoints less references; what was reported; what the meters among the sources show.
-    commanded_w: float
-    acknowledged_w: float
-    reported_w: float
-    measured_w: float
+    # Sum of setpoints less references; what was reported; what the meters among the sources show. None: not one of the
+    # devices that hold this dispatch is known at that level.
+    commanded_w: float | None
+    acknowledged_w: float | None
+    reported_w: float | None
+    measured_w: float | None
     # Best estimate with one standard deviation.
     delivered_w: float
     delivered_sd_w: float

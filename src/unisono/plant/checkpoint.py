@@ -153,7 +153,9 @@ def restore(
     for dispatch in header.dispatches:
         fields = {name: getattr(dispatch, name) for name in _DISPATCH_FIELDS}
         members = Members(*(next(queue) for _ in Members._fields))
-        state.dispatches[dispatch.spec.dispatch_id] = ActiveDispatch(members=members, **fields, sums=next(queue))
+        # Its sums are of the cycle before; the next one makes them anew, of whatever names it has by then.
+        next(queue)
+        state.dispatches[dispatch.spec.dispatch_id] = ActiveDispatch(members=members, **fields)
     if epoch != header.epoch:
         _begin_epoch(state, epoch)
     return state, header.positions

@@ -30,7 +30,6 @@ SHORTFALL_BEGINS: Final = "shortfall.begins"
 SHORTFALL_ENDS: Final = "shortfall.ends"
 
 _IDLE: Final = Steered(0.0, 0.0, 0.0, 0.0, 0, 0, is_holding=False)
-_N_SENT: Final = SUM_NAMES.index("n_targeted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Draft:
         active, steered, spec = self.active, self.steered, self.active.spec
         sums = dict(zip(SUM_NAMES, active.sums.tolist(), strict=True))
         counts = {name: int(value) for name, value in sums.items() if name.startswith("n_")}
-        n_targeted = counts.pop("n_targeted") + steered.n_called - steered.n_let_go
+        n_sent, n_reported, n_measured = (counts.pop(name) for name in ("n_targeted", "n_reported", "n_measured"))
         return DispatchProgress(
             dispatch_id=spec.dispatch_id,
             revision=spec.revision,
@@ -59,16 +58,16 @@ class Draft:
             at_ns=self.at_ns,
             state=active.state,
             target_w=steered.target_w,
-            commanded_w=sums["commanded_w"],
-            acknowledged_w=sums["acknowledged_w"],
-            reported_w=sums["reported_w"],
-            measured_w=sums["measured_w"],
+            commanded_w=sums["commanded_w"] if n_sent else None,
+            acknowledged_w=sums["acknowledged_w"] if counts["n_acknowledged"] else None,
+            reported_w=sums["reported_w"] if n_reported else None,
+            measured_w=sums["measured_w"] if n_measured else None,
             delivered_w=steered.delivered_w,
             delivered_sd_w=math.sqrt(sums["delivered_var_w2"]),
             shortfall_w=steered.shortfall_w,
             reference_w=sums["reference_w"],
-            n_targeted=n_targeted,
-            n_sent=int(active.sums[_N_SENT]),
+            n_targeted=n_sent + steered.n_called - steered.n_let_go,
+            n_sent=n_sent,
             n_refilled=steered.n_called if steered.is_holding else 0,
             n_released=steered.n_let_go if steered.is_holding else 0,
             frames_digest=digest,

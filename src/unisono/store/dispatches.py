@@ -5,6 +5,7 @@ Receivers keep the highest revision of a dispatch and drop the rest, so that a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -181,14 +182,18 @@ def record_progress(connection: Connection, progress: Sequence[DispatchProgress]
     known = [row for row in progress if row.dispatch_id in no_of_id]
     if not known:
         return 0
-    rows = [
-        {"dispatch_no": no_of_id[row.dispatch_id], **{name: getattr(row, name) for name in _PROGRESS}} for row in known
-    ]
+    rows = [{"dispatch_no": no_of_id[row.dispatch_id], **_columns(row)} for row in known]
     kept = insert_or(DISPATCH_CYCLE).on_conflict_do_nothing().returning(DISPATCH_CYCLE.c.cycle)
     n_new = len(connection.execute(kept, rows).all())
     for row in known:
         _note_state(connection, no_of_id[row.dispatch_id], row)
     return n_new
+
+
+def _columns(row: DispatchProgress) -> dict[str, Any]:
+    """Return the row's columns; what is unknown is NaN there."""
+    values = {name: getattr(row, name) for name in _PROGRESS}
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _note_state(connection: Connection, dispatch_no: int, row: DispatchProgress) -> None:

@@ -129,7 +129,20 @@ class Funnel(BaseModel):
     released: int
 
 
-class Progress(BaseModel):
+class Powers(BaseModel):
+    """What a cycle knows of a dispatch's power. A level of truth at which none of its devices is known is null."""
+
+    target_kw: float
+    delivered_kw: float
+    delivered_sd_kw: float
+    shortfall_kw: float
+    commanded_kw: float | None
+    acknowledged_kw: float | None
+    reported_kw: float | None
+    measured_kw: float | None
+
+
+class Progress(Powers):
     """What the newest cycle knows of a dispatch."""
 
     as_of: str | None
@@ -138,14 +151,6 @@ class Progress(BaseModel):
     epoch: int
     cycle: int
     state: str
-    target_kw: float
-    delivered_kw: float
-    delivered_sd_kw: float
-    shortfall_kw: float
-    commanded_kw: float
-    acknowledged_kw: float
-    reported_kw: float
-    measured_kw: float
     reference_kw: float
     funnel: Funnel
 
@@ -202,7 +207,7 @@ class DispatchPreview(BaseModel):
     suspect: int
 
 
-class OutcomeCycle(BaseModel):
+class OutcomeCycle(Powers):
     """One cycle of a dispatch on one shard, as recorded."""
 
     at: str | None
@@ -211,13 +216,5 @@ class OutcomeCycle(BaseModel):
     cycle: int
     revision: int
     state: str
-    target_kw: float
-    delivered_kw: float
-    delivered_sd_kw: float
-    shortfall_kw: float
-    commanded_kw: float
-    acknowledged_kw: float
-    reported_kw: float
-    measured_kw: float
     funnel: Funnel
     frames_digest: str = Field(description="sha256 of the cycle's command frames, hex; empty when none was sent.")

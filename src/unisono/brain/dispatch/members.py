@@ -39,6 +39,8 @@ SUM_NAMES: Final = (
     "n_refused",
     "n_silent",
     "n_suspect",
+    "n_reported",
+    "n_measured",
 )
 (
     _COMMANDED,
@@ -64,6 +66,8 @@ SUM_NAMES: Final = (
     _REFUSED,
     _SILENT,
     _SUSPECT,
+    _N_REPORTED,
+    _N_MEASURED,
 ) = range(len(SUM_NAMES))
 
 # A device is moving when a quarter of its change shows, and has delivered when nine tenths do.
@@ -368,8 +372,10 @@ def _count_held(members: Members, k: int, slots: Slots, picture: Picture, leases
     said_w = slots.power_w[1, row]
     said_w = slots.power_w[2, row] if math.isnan(said_w) else said_w
     if not math.isnan(said_w):
+        sums[_N_REPORTED] += 1.0
         sums[_REPORTED] += said_w - reference_w
     if not math.isnan(slots.power_w[0, row]):
+        sums[_N_MEASURED] += 1.0
         sums[_MEASURED] += slots.power_w[0, row] - reference_w
     if held_w != 0.0 and not math.isnan(picture.power_w[row]):
         share = (picture.power_w[row] - reference_w) / held_w
