@@ -198,8 +198,49 @@ def test_more_than_the_fleet_has_is_accepted_and_says_how_much_is_not_covered(pl
         ({"kind": "limit_kw", "limit_side": "import", "target_kw": 0.0}, 0.0),
     ]
     for number, (change, shortfall_kw) in enumerate(expected):
-        body = plant.post(path, asked(**change), once=f"s{number}").json()
+        window = {"start": at(1000 * number), "end": at(1000 * number + 600)}
+        body = plant.post(path, asked(**window, **change), once=f"s{number}").json()
         assert body["expected_shortfall_kw"] == shortfall_kw, change
+
+
+@pytest.mark.parametrize(
+    ("other", "target_kw", "shortfall_kw"),
+    [
+        ({"target_kw": 5.0}, 5.0, 3.0),
+        ({"target_kw": 5.0, "priority": 50}, 5.0, 3.0),
+        # The 7.6 kW battery that is called for 5 kW upwards has a third of its 7.6 kW downwards left.
+        ({"target_kw": 5.0}, -5.0, 4.0),
+        ({"kind": "net_kw", "target_kw": 1.0}, 5.0, 5.0),
+        ({"target_kw": 5.0, "priority": 101}, 5.0, 0.0),
+        ({"target_kw": 5.0, "start": at(660), "end": at(700)}, 5.0, 0.0),
+        # No battery gives more than from full charge to full discharge.
+        ({"target_kw": 5000.0}, 5.0, 5.0),
+    ],
+)
+def test_what_other_dispatches_may_take_in_that_time_counts_as_not_covered(
+    plant: Plant, other: dict[str, Any], target_kw: float, shortfall_kw: float
+) -> None:
+    made = plant.portfolio()
+    plant.picture.fold_totals(totals(made["portfolio_no"]))
+    [device] = plant.get("/v1/devices").json()["items"]
+    if device["lifecycle"] != "active":
+        for lifecycle in ("commissioning", "active"):
+            plant.post(f"/v1/devices/{device['device_id']}/lifecycle", {"lifecycle": lifecycle})
+    # Another portfolio that shares the device, and one that shares nothing.
+    shared = plant.post("/v1/vpp/portfolios", {"name": "shared", "members": [device["device_id"]]}).json()
+    strange = plant.portfolio()
+    for portfolio, word in ((shared, "shared"), (strange, "strange")):
+        path = f"/v1/vpp/portfolios/{portfolio['portfolio_id']}/dispatches"
+        assert plant.post(path, asked(**other), once=word).status_code == 201
+    path = f"/v1/vpp/portfolios/{made['portfolio_id']}/dispatches"
+    body = plant.post(path, asked(target_kw=target_kw), once="mine").json()
+    assert body["expected_shortfall_kw"] == pytest.approx(shortfall_kw, abs=0.05)
+    assert any("other dispatches in that time (1)" in one for one in body["warnings"]) == (shortfall_kw > 0)
+    revised = asked(target_kw=target_kw, revision=2)
+    body = plant.call("PUT", f"/v1/vpp/dispatches/{body['dispatch_id']}", json=revised, once="again").json()
+    assert body["expected_shortfall_kw"] == pytest.approx(shortfall_kw, abs=0.05), (
+        "its own revision before takes nothing"
+    )
 
 
 def test_an_idempotency_key_is_required(plant: Plant) -> None:

@@ -44,7 +44,9 @@ EVENT_KIND_OF_ASKED: Final = {
 ASKED_OF_EVENT_KIND: Final = {str(kind): asked for asked, kind in EVENT_KIND_OF_ASKED.items()}
 
 SHORTFALL_BASIS: Final = (
-    "against dispatchable_capacity_kw now (a conservative lower bound), not against a forecast for the interval"
+    "against dispatchable_capacity_kw now (a conservative lower bound), not against a forecast for the interval; less "
+    "what other open dispatches that overlap and are as urgent or more so may take of the same devices: their largest "
+    "target, at most the ratings of the devices shared (all of those for net_kw and limit_kw)"
 )
 
 
@@ -97,11 +99,33 @@ def model_dispatch(
     )
 
 
-def expected_shortfall_kw(asked: DispatchAsked, totals: PortfolioTotals | None) -> float | None:
-    """Return the largest part of the target that today's dispatchable capability does not cover; None: no picture."""
+def claim_w(other: model.Dispatch, shared_w: tuple[float, float]) -> tuple[float, float]:
+    """Return what ``other`` may take of devices rated ``shared_w`` (export, import), upwards and downwards, both >= 0.
+
+    A device that is called one way can't be called the other way besides: its rating there goes by the same share.
+    """
+    up_w, down_w = shared_w
+    if other.kind != EventKind.CHANGE_W:
+        return up_w, down_w
+    called_up_w = max(0.0, *(point.power_w for point in other.targets))
+    called_down_w = max(0.0, *(-point.power_w for point in other.targets))
+    # A change can come from stopping a load as from exporting: at most from one end of the rating to the other.
+    most_w, rating_w = up_w + down_w, max(up_w, down_w)
+    taken_frac = min(1.0, max(called_up_w, called_down_w) / rating_w) if rating_w else 0.0
+    return max(min(called_up_w, most_w), taken_frac * up_w), max(min(called_down_w, most_w), taken_frac * down_w)
+
+
+def expected_shortfall_kw(
+    asked: DispatchAsked, totals: PortfolioTotals | None, claimed_w: tuple[float, float] = (0.0, 0.0)
+) -> float | None:
+    """Return the largest part of the target that today's dispatchable capability does not cover; None: no picture.
+
+    ``claimed_w`` is what others may take of it, upwards and downwards, both >= 0.
+    """
     if totals is None:
         return None
-    up_w, down_w = abs(totals.dispatchable_up_w), abs(totals.dispatchable_down_w)
+    up_w = max(0.0, abs(totals.dispatchable_up_w) - claimed_w[0])
+    down_w = max(0.0, abs(totals.dispatchable_down_w) - claimed_w[1])
     worst_w = 0.0
     for point in target_points(asked):
         change_w = point.power_w if asked.kind == "change_kw" else point.power_w - totals.power_w

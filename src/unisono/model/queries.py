@@ -66,6 +66,8 @@ class PreviewResult(msgspec.Struct, frozen=True, kw_only=True, tag="preview_resu
     n_opted_out: int = 0
     n_silent: int = 0
     n_suspect: int = 0
+    # Members that other dispatches of the same or a higher urgency would take in an overlapping time.
+    n_claimed: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

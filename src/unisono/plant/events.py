@@ -80,7 +80,7 @@ def run_dispatches(state: PlantState, now_ns: int, mono_ns: int) -> list[Draft]:
     """Steer every dispatch that runs, the most urgent first, so that a device serves one; return their rows."""
     drafts = []
     config = state.steering
-    for active in sorted(state.dispatches.values(), key=_urgency):
+    for active in sorted(state.dispatches.values(), key=lambda one: one.urgency):
         _turn(state, active, now_ns)
         steered = _IDLE
         if active.state == ACTIVE:
@@ -94,10 +94,6 @@ def run_dispatches(state: PlantState, now_ns: int, mono_ns: int) -> list[Draft]:
             del state.dispatches[active.spec.dispatch_id]
             remember(state, active.spec.dispatch_id, active.spec.revision, active.state)
     return drafts
-
-
-def _urgency(active: ActiveDispatch) -> tuple[int, int, int]:
-    return active.spec.priority, active.spec.start_ns, active.dispatch_no
 
 
 def _turn(state: PlantState, active: ActiveDispatch, now_ns: int) -> None:

@@ -5,7 +5,7 @@ Pages go by the growing key, beyond ``after`` (or below ``before``), so that non
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +20,7 @@ from unisono.store import device_records
 from unisono.store.dispatches import StoredDispatch
 from unisono.store.keys import ApiKey
 from unisono.store.portfolios import Portfolio
-from unisono.store.tables.devices import DEVICE, GATEWAY
+from unisono.store.tables.devices import DEVICE, DEVICE_RATING, GATEWAY
 from unisono.store.tables.dispatches import DISPATCH, DISPATCH_REVISION
 from unisono.store.tables.parties import API_KEY
 from unisono.store.tables.places import SITE
@@ -151,17 +151,54 @@ def dispatches(
     limit: int = 100,
 ) -> list[StoredDispatch]:
     """Return up to ``limit`` dispatches in their newest revision, newest first, with dispatch_no < ``before``."""
-    c, r = DISPATCH.c, DISPATCH_REVISION.c
-    where = [c.organisation_id == organisation_id, c.revision == r.revision]
+    c = DISPATCH.c
+    where = [c.organisation_id == organisation_id]
     where += [_P.portfolio_id == portfolio_id] if portfolio_id else []
     where += [c.state == state] if state else []
     where += [c.dispatch_no < before] if before is not None else []
+    return _dispatches(connection, and_(*where), limit)
+
+
+def rivals(connection: Connection, wanted: Dispatch, limit: int = 1000) -> list[StoredDispatch]:
+    """Return the organisation's other open dispatches that overlap ``wanted`` and are as urgent or more so."""
+    c = DISPATCH.c
+    others = (c.organisation_id == wanted.organisation_id) & (c.dispatch_id != wanted.dispatch_id)
+    is_open = c.state.in_(("scheduled", "active")) & (DISPATCH_REVISION.c.priority <= wanted.priority)
+    overlaps = (c.start_ns < wanted.end_ns) & (c.end_ns > wanted.start_ns)
+    return _dispatches(connection, and_(others, is_open, overlaps), limit)
+
+
+def shared_w(connection: Connection, portfolio_no: int, other_nos: Collection[int]) -> dict[int, tuple[float, float]]:
+    """Return by portfolio_no what active devices that it shares with ``portfolio_no`` are rated, export and import.
+
+    Both are >= 0; a portfolio that shares none is left out.
+    """
+    mine, theirs = PORTFOLIO_MEMBER.alias(), PORTFOLIO_MEMBER.alias()
+    rating = DEVICE_RATING.c
+    is_shared = (theirs.c.device_no == mine.c.device_no) & theirs.c.portfolio_no.in_(other_nos)
+    query = (
+        select(
+            theirs.c.portfolio_no,
+            func.sum(func.greatest(rating.power_max_w, 0.0)),
+            func.sum(func.greatest(-rating.power_min_w, 0.0)),
+        )
+        .join_from(mine, theirs, is_shared & theirs.c.valid_to_ns.is_(None))
+        .join(DEVICE, (_D.device_no == mine.c.device_no) & (_D.lifecycle == Lifecycle.ACTIVE))
+        .join(DEVICE_RATING, (rating.device_no == mine.c.device_no) & rating.valid_to_ns.is_(None))
+        .where(mine.c.portfolio_no == portfolio_no, mine.c.valid_to_ns.is_(None))
+        .group_by(theirs.c.portfolio_no)
+    )
+    return {no: (float(export_w), float(import_w)) for no, export_w, import_w in connection.execute(query)}
+
+
+def _dispatches(connection: Connection, which: ColumnElement[bool], limit: int) -> list[StoredDispatch]:
+    c, r = DISPATCH.c, DISPATCH_REVISION.c
     own = (c.dispatch_id, c.dispatch_no, c.state, c.partner_reference, c.created_ns, _P.portfolio_id, _P.portfolio_no)
     page = (
         select(*(r[name] for name in _SAME), r.targets, r.requested_by, *own)
-        .join_from(DISPATCH, DISPATCH_REVISION, c.dispatch_no == r.dispatch_no)
+        .join_from(DISPATCH, DISPATCH_REVISION, (c.dispatch_no == r.dispatch_no) & (c.revision == r.revision))
         .join(PORTFOLIO, _P.portfolio_no == c.portfolio_no)
-        .where(and_(*where))
+        .where(which)
         .order_by(c.dispatch_no.desc())
         .limit(limit)
     )

@@ -90,7 +90,10 @@ async def make_dispatch(
 async def preview_dispatch(
     portfolio_id: str, asked: DispatchAsked, caller: Reader, context: Context
 ) -> DispatchPreview:
-    """Asked of realtime, as if it were in full force now; nothing is kept or sent."""
+    """Asked of realtime, as if it were in full force now; nothing is kept or sent.
+
+    So are other dispatches that overlap and are as urgent or more so: what they may take is left out.
+    """
     check_id("portfolio", portfolio_id, "portfolio_id")
     now_ns = context.clock.wall_ns()
     portfolio = await context.run(lambda connection: _open_portfolio(connection, caller, portfolio_id))
@@ -117,6 +120,7 @@ async def preview_dispatch(
         opted_out=answer.n_opted_out,
         silent=answer.n_silent,
         suspect=answer.n_suspect,
+        claimed=answer.n_claimed,
     )
 
 
@@ -301,7 +305,11 @@ def _accepted(
         warnings.append("the portfolio is empty: nothing will be moved")
     elif not n_active:
         warnings.append("the portfolio has no active device: nothing will be moved")
-    shortfall_kw = present.expected_shortfall_kw(asked, picture.totals)
+    n_rivals, claimed_w = _claimed_w(connection, kept)
+    if n_rivals:
+        most_kw = kw_of_w(max(claimed_w))
+        warnings.append(f"other dispatches in that time ({n_rivals}) may take up to {most_kw:g} kW of the same devices")
+    shortfall_kw = present.expected_shortfall_kw(asked, picture.totals, claimed_w)
     if shortfall_kw is None and not n_active:
         shortfall_kw = present.uncovered_kw(asked)
     if picture.stale_reason and n_active:
@@ -315,6 +323,14 @@ def _accepted(
         expected_shortfall_basis=present.SHORTFALL_BASIS,
         warnings=warnings,
     )
+
+
+def _claimed_w(connection: Connection, kept: ModelDispatch) -> tuple[int, tuple[float, float]]:
+    """Return how many others may take devices from ``kept``, and how much upwards and downwards."""
+    others = [one.dispatch for one in listings.rivals(connection, kept)]
+    shared_w = listings.shared_w(connection, kept.portfolio_no, {one.portfolio_no for one in others}) if others else {}
+    claims_w = [present.claim_w(one, shared_w[one.portfolio_no]) for one in others if one.portfolio_no in shared_w]
+    return len(claims_w), (sum(up_w for up_w, _ in claims_w), sum(down_w for _, down_w in claims_w))
 
 
 def _note_accepted(

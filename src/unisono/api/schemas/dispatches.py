@@ -205,6 +205,9 @@ class DispatchPreview(BaseModel):
     opted_out: int
     silent: int
     suspect: int
+    claimed: int = Field(
+        description="Members left out because other dispatches, as urgent or more so, may take them in that time."
+    )
 
 
 class OutcomeCycle(Powers):

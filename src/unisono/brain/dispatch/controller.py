@@ -76,6 +76,11 @@ class ActiveDispatch:
     targeted_wh: float = 0.0
     sums: F8 = field(default_factory=lambda: np.zeros(len(SUM_NAMES)))
 
+    @property
+    def urgency(self) -> tuple[int, int, int]:
+        """What dispatches are sorted by; the least is served first."""
+        return self.spec.priority, self.spec.start_ns, self.dispatch_no
+
 
 @dataclass(frozen=True, slots=True)
 class Steered:
