@@ -311,6 +311,21 @@ def test_a_running_dispatch_keeps_its_start_when_it_is_revised(plant: Plant) -> 
     problem_of(plant.call("PUT", path, json=asked(revision=3, start=at(100), end=at(900)), once="c"), 422)
 
 
+def test_the_start_of_a_dispatch_that_runs_cannot_be_moved_later(plant: Plant) -> None:
+    made = plant.post(path_of(plant), asked(), once="a").json()
+    path = f"/v1/vpp/dispatches/{made['dispatch_id']}"
+    later = {"start": at(120), "end": at(900)}
+    assert plant.call("PUT", path, json=asked(revision=2, **later), once="b").status_code == 200, "it has not begun"
+    plant.clock.advance(121)
+    for start in (at(121), at(500)):
+        problem = problem_of(plant.call("PUT", path, json=asked(revision=3, start=start, end=at(900)), once=start), 422)
+        assert (problem["field"], problem["value"]) == ("start", start)
+        assert "the dispatch runs" in problem["rule"]
+    plant.post(f"{path}/cancel", {}, once="c")
+    over = plant.call("PUT", path, json=asked(revision=4, start=at(500), end=at(900)), once="d")
+    assert "is cancelled" in problem_of(over, 409)["rule"]
+
+
 def test_cancelled_is_a_state_and_stays_one(plant: Plant) -> None:
     made = plant.post(path_of(plant), asked(), once="a").json()
     path = f"/v1/vpp/dispatches/{made['dispatch_id']}"

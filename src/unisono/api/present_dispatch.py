@@ -53,7 +53,8 @@ SHORTFALL_BASIS: Final = (
 def check_asked(asked: DispatchAsked, now_ns: int, held_start_ns: int | None = None) -> None:
     """Raise ProblemsFound with every rule of time, target and ramp that ``asked`` breaks.
 
-    ``held_start_ns`` is the start of the revision to be replaced: a start that has passed may stay as it is.
+    ``held_start_ns`` is the start of the open revision to be replaced: a start that has passed may stay as it is, and
+    can't be moved later, for its devices hold setpoints by now.
     """
     found = [*_window_errors(asked, now_ns, held_start_ns), *_target_errors(asked)]
     if found:
@@ -200,6 +201,11 @@ def _window_errors(asked: DispatchAsked, now_ns: int, held_start_ns: int | None)
     is_kept = held_start_ns is not None and asked.start == held_start_ns
     if asked.start < now_ns - PAST_START_MAX_S * NS_PER_S and not is_kept:
         rule = f"must not be more than {PAST_START_MAX_S} s in the past (it is {format_rfc3339(now_ns)} now)"
+        found.append(InvalidInput("start", start, rule))
+    if held_start_ns is not None and held_start_ns <= now_ns and asked.start > held_start_ns:
+        rule = (
+            f"can't be later than it was ({format_rfc3339(held_start_ns)}): the dispatch runs; cancel it, make another"
+        )
         found.append(InvalidInput("start", start, rule))
     if duration_s > 0 and asked.end <= now_ns:
         found.append(InvalidInput("end", end, f"must be in the future (it is {format_rfc3339(now_ns)} now)"))

@@ -185,13 +185,17 @@ async def revise_dispatch(
     context: Context,
     idempotency_key: RequiredIdempotencyKey,
 ) -> Response:
-    """The whole of it again; 409 names the revision that is expected when somebody else was faster."""
+    """The whole of it again; 409 names the revision that is expected when somebody else was faster.
+
+    Once it runs, its start can't be moved later (422); its end and its targets can.
+    """
     check_id("dispatch", dispatch_id, "dispatch_id")
 
     def work(connection: Connection) -> DispatchAccepted:
         now_ns = context.clock.wall_ns()
         before = dispatches.get(connection, caller.organisation_id, dispatch_id)
-        present.check_asked(asked, now_ns, held_start_ns=before.dispatch.start_ns)
+        is_open = before.state in ("scheduled", "active")
+        present.check_asked(asked, now_ns, held_start_ns=before.dispatch.start_ns if is_open else None)
         if asked.kind != present.ASKED_OF_EVENT_KIND[before.dispatch.kind]:
             rule = "can't be revised: cancel this dispatch and make another"
             raise InvalidInput("kind", asked.kind, rule)
