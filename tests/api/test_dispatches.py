@@ -322,8 +322,9 @@ def test_the_start_of_a_dispatch_that_runs_cannot_be_moved_later(plant: Plant) -
         assert (problem["field"], problem["value"]) == ("start", start)
         assert "the dispatch runs" in problem["rule"]
     plant.post(f"{path}/cancel", {}, once="c")
-    over = plant.call("PUT", path, json=asked(revision=4, start=at(500), end=at(900)), once="d")
-    assert "is cancelled" in problem_of(over, 409)["rule"]
+    for start in (at(120), at(500)):
+        over = plant.call("PUT", path, json=asked(revision=4, start=start, end=at(900)), once=f"d{start}")
+        assert "is cancelled" in problem_of(over, 409)["rule"]
 
 
 def test_cancelled_is_a_state_and_stays_one(plant: Plant) -> None:

@@ -50,13 +50,17 @@ SHORTFALL_BASIS: Final = (
 )
 
 
-def check_asked(asked: DispatchAsked, now_ns: int, held_start_ns: int | None = None) -> None:
+def check_asked(asked: DispatchAsked, now_ns: int, held_start_ns: int | None = None, *, is_open: bool = False) -> None:
     """Raise ProblemsFound with every rule of time, target and ramp that ``asked`` breaks.
 
-    ``held_start_ns`` is the start of the open revision to be replaced: a start that has passed may stay as it is, and
-    can't be moved later, for its devices hold setpoints by now.
+    ``held_start_ns`` is the start of the revision to be replaced: a start that has passed may stay as it is. That of a
+    dispatch that is open can't be moved later then: its devices hold setpoints by now.
     """
     found = [*_window_errors(asked, now_ns, held_start_ns), *_target_errors(asked)]
+    if is_open and held_start_ns is not None and held_start_ns <= now_ns and asked.start > held_start_ns:
+        begun = format_rfc3339(held_start_ns)
+        rule = f"can't be later than it was ({begun}): the dispatch runs; cancel it and make another"
+        found.insert(0, InvalidInput("start", format_rfc3339(asked.start), rule))
     if found:
         raise ProblemsFound(found)
 
@@ -201,11 +205,6 @@ def _window_errors(asked: DispatchAsked, now_ns: int, held_start_ns: int | None)
     is_kept = held_start_ns is not None and asked.start == held_start_ns
     if asked.start < now_ns - PAST_START_MAX_S * NS_PER_S and not is_kept:
         rule = f"must not be more than {PAST_START_MAX_S} s in the past (it is {format_rfc3339(now_ns)} now)"
-        found.append(InvalidInput("start", start, rule))
-    if held_start_ns is not None and held_start_ns <= now_ns and asked.start > held_start_ns:
-        rule = (
-            f"can't be later than it was ({format_rfc3339(held_start_ns)}): the dispatch runs; cancel it, make another"
-        )
         found.append(InvalidInput("start", start, rule))
     if duration_s > 0 and asked.end <= now_ns:
         found.append(InvalidInput("end", end, f"must be in the future (it is {format_rfc3339(now_ns)} now)"))

@@ -195,7 +195,7 @@ async def revise_dispatch(
         now_ns = context.clock.wall_ns()
         before = dispatches.get(connection, caller.organisation_id, dispatch_id)
         is_open = before.state in ("scheduled", "active")
-        present.check_asked(asked, now_ns, held_start_ns=before.dispatch.start_ns if is_open else None)
+        present.check_asked(asked, now_ns, before.dispatch.start_ns, is_open=is_open)
         if asked.kind != present.ASKED_OF_EVENT_KIND[before.dispatch.kind]:
             rule = "can't be revised: cancel this dispatch and make another"
             raise InvalidInput("kind", asked.kind, rule)
