@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.api.conftest import NOW_NS, Plant, problem_of
 
@@ -122,6 +123,9 @@ def test_a_bad_opt_out_is_refused(plant: Plant, start_s: float, end_s: float, ru
     assert rule in problem["rule"]
 
 
+NARROW = {"power_w": -7600.0004, "reported_w": -0.1, "soc_frac": 0.6, "temperature_degc": 25.3, "hold_up_s": 1234.567}
+
+
 class RecordedHistory:
     """A history of one command and three readings, written up to a minute ago."""
 
@@ -192,6 +196,18 @@ def test_history_answers_and_says_up_to_when(plant: Plant) -> None:
     assert (connectivity["n_readings"], connectivity["expected_readings"]) == (3, 9)
     assert connectivity["completeness_frac"] == pytest.approx(3 / 9, abs=1e-4)
     assert any("trust" in missing for missing in connectivity["missing"])
+
+
+def test_what_is_kept_in_32_bits_is_told_to_the_watt_and_without_noise(plant: Plant) -> None:
+    device = a_device(plant)
+    narrow = {name: float(np.float32(value)) for name, value in NARROW.items()}
+    plant.bus.answer = lambda _query: DeviceStates(at_ns=NOW_NS, states=(state(device, **narrow),))
+    now = plant.get(f"/v1/devices/{device['device_id']}").json()["now"]
+    shown = (now["power_kw"], now["truth"]["reported_kw"], now["soc_frac"], now["temperature_degc"], now["hold_up_s"])
+    assert shown == (-7.6, 0.0, 0.6, 25.3, 1234.567)
+    assert str(shown[1]) == "0.0", "there is no minus zero"
+    [one] = plant.get("/v1/devices/states").json()["items"]
+    assert one["power_kw"] == -7.6
 
 
 def test_nothing_from_before_its_enrolment_is_put_down_to_a_device(plant: Plant) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from unisono.api.schemas import admin, fleet, portfolios
-from unisono.api.schemas.types import finite, instant_text, kw, kwh
+from unisono.api.schemas.types import finite, frac, instant_text, kw, kwh, milli
 from unisono.base.units import kw_of_w, kwh_of_wh
 from unisono.model.technology import AckCode, Lifecycle, ReferenceMethod, Technology, Trust
 from unisono.model.totals import DeviceState, PortfolioTotals
@@ -59,13 +58,13 @@ def portfolio_status(
     return portfolios.PortfolioStatus(
         portfolio_id=portfolio_id,
         as_of=instant_text(picture.as_of_ns),
-        age_s=None if picture.age_s is None else round(picture.age_s, 3),
+        age_s=milli(picture.age_s),
         stale=bool(picture.stale_reason),
         stale_reason=picture.stale_reason or None,
         n_devices=n_devices,
         enrolled_by_technology=by_technology,
-        enrolled_kw=round(sum(one.discharge_kw for one in by_technology.values()), 3),
-        enrolled_kwh=round(sum(one.capacity_kwh for one in by_technology.values()), 3),
+        enrolled_kw=milli(sum(one.discharge_kw for one in by_technology.values())) or 0.0,
+        enrolled_kwh=milli(sum(one.capacity_kwh for one in by_technology.values())) or 0.0,
         by_lifecycle=by_lifecycle,
         by_trust=count_of_trust(totals) if totals else {"unknown": n_devices},
         interconnect=_interconnect(points),
@@ -79,13 +78,13 @@ def portfolio_status(
         ),
         dispatchable_capacity_kw=_dispatchable_kw(picture, by_lifecycle),
         dispatchable_down_kw=kw(totals.dispatchable_down_w) if totals else None,
-        dispatchable_hold_s=finite(totals.dispatchable_hold_s) if totals else None,
+        dispatchable_hold_s=milli(totals.dispatchable_hold_s) if totals else None,
         dispatchable_basis=BASIS,
         flexibility_up_kw=kw(totals.up_w) if totals else None,
         flexibility_down_kw=kw(totals.down_w) if totals else None,
         energy_up_kwh=kwh(totals.energy_up_wh) if totals else None,
         energy_down_kwh=kwh(totals.energy_down_wh) if totals else None,
-        completeness_frac=finite(totals.completeness_frac) if totals else None,
+        completeness_frac=frac(totals.completeness_frac) if totals else None,
     )
 
 
@@ -134,7 +133,7 @@ def device_now(state: DeviceState) -> fleet.DeviceNow:
     """Return realtime's picture of a device."""
     return fleet.DeviceNow(
         as_of=instant_text(state.at_ns),
-        age_s=finite(state.age_s),
+        age_s=milli(state.age_s),
         trust=Trust(state.trust).name.lower(),
         suspect_reason=state.suspect_reason,
         truth=fleet.FourLevels(
@@ -147,16 +146,16 @@ def device_now(state: DeviceState) -> fleet.DeviceNow:
         power_sd_kw=kw(state.power_sd_w),
         reference_kw=kw(state.reference_w),
         reference_method=ReferenceMethod(state.reference_method).name.lower(),
-        soc_frac=finite(state.soc_frac),
-        temperature_degc=finite(state.temperature_degc),
+        soc_frac=frac(state.soc_frac),
+        temperature_degc=milli(state.temperature_degc),
         up_kw=kw(state.up_w),
         down_kw=kw(state.down_w),
-        hold_up_s=finite(state.hold_up_s),
-        hold_down_s=finite(state.hold_down_s),
+        hold_up_s=milli(state.hold_up_s),
+        hold_down_s=milli(state.hold_down_s),
         lease_expires_at=instant_text(state.lease_expires_ns if state.lease_expires_ns > 0 else None),
         last_answer=None if state.last_ack_code is None else AckCode(state.last_ack_code).name.lower(),
         dispatch_no=state.dispatch_no if state.dispatch_no > 0 else None,
-        clock_skew_s=finite(state.clock_skew_s),
+        clock_skew_s=milli(state.clock_skew_s),
     )
 
 
@@ -336,6 +335,4 @@ def _dispatchable_kw(picture: PortfolioPicture, by_lifecycle: Mapping[str, int])
 def _plain_fields(record: object, names: Sequence[str]) -> dict[str, Any]:
     """Return fields as JSON can hold them: what is infinite or NaN inside means "none" and is null outside."""
     values = {name: getattr(record, name) for name in names}
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
-    }
+    return {name: frac(value) if isinstance(value, float) else value for name, value in values.items()}

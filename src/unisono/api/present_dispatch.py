@@ -15,7 +15,7 @@ from unisono.api.schemas.dispatches import (
     Progress,
     Target,
 )
-from unisono.api.schemas.types import instant_text, kw
+from unisono.api.schemas.types import instant_text, kw, milli
 from unisono.base.errors import InvalidInput
 from unisono.base.instants import NS_PER_S, format_rfc3339
 from unisono.base.units import kw_of_w, w_of_kw
@@ -166,7 +166,7 @@ def one_progress(progress: DispatchProgress, age_s: float | None) -> Progress:
     """Return one shard's progress."""
     return Progress(
         as_of=instant_text(progress.at_ns),
-        age_s=None if age_s is None else round(age_s, 3),
+        age_s=milli(age_s),
         shard=progress.shard,
         epoch=progress.epoch,
         cycle=progress.cycle,

@@ -12,8 +12,8 @@ def w_of_kw(power_kw: float) -> float:
 
 
 def kw_of_w(power_w: float) -> float:
-    """Return kilowatts, rounded to the watt that setpoints are whole in."""
-    return round(power_w / 1000.0, 3)
+    """Return kilowatts, rounded to the watt that setpoints are whole in; never -0.0."""
+    return round(float(power_w) / 1000.0, 3) + 0.0
 
 
 def wh_of_kwh(energy_kwh: float) -> float:
@@ -22,5 +22,5 @@ def wh_of_kwh(energy_kwh: float) -> float:
 
 
 def kwh_of_wh(energy_wh: float) -> float:
-    """Return kilowatt-hours, rounded to the watt-hour."""
-    return round(energy_wh / 1000.0, 3)
+    """Return kilowatt-hours, rounded to the watt-hour; never -0.0."""
+    return round(float(energy_wh) / 1000.0, 3) + 0.0

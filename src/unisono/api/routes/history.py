@@ -13,11 +13,10 @@ from unisono.api.paging import LIMIT_DEFAULT, Limit
 from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.api.routes.devices import device_and_window, missing_of, window_of
 from unisono.api.schemas.history import DeviceRollup, PortfolioQuarter, PortfolioRollup, Quarter, Reading, Readings
-from unisono.api.schemas.types import Instant, finite, instant_text, kw
+from unisono.api.schemas.types import Instant, frac, instant_text, kw, kwh, milli
 from unisono.base.errors import Unavailable
 from unisono.base.ids import check_id
 from unisono.base.instants import format_rfc3339
-from unisono.base.units import kwh_of_wh
 from unisono.model.technology import ReadingKind, SourceKind
 from unisono.store import portfolios
 
@@ -115,10 +114,10 @@ def _reading(row: dict[str, Any]) -> Reading:
         source=SourceKind(row["source_kind"]).name.lower(),
         kind=ReadingKind(row["reading_kind"]).name.lower(),
         power_kw=kw(row["power_w"]),
-        energy_kwh=_kwh(row["energy_wh"]),
-        soc_frac=finite(row["soc_frac"]),
-        temperature_degc=finite(row["temperature_degc"]),
-        voltage_v=finite(row["voltage_v"]),
+        energy_kwh=kwh(row["energy_wh"]),
+        soc_frac=frac(row["soc_frac"]),
+        temperature_degc=milli(row["temperature_degc"]),
+        voltage_v=milli(row["voltage_v"]),
         status=row["status"],
     )
 
@@ -131,10 +130,10 @@ def _quarter(row: dict[str, Any]) -> Quarter:
         power_mean_kw=kw(row["power_mean_w"]),
         power_min_kw=kw(row["power_min_w"]),
         power_max_kw=kw(row["power_max_w"]),
-        energy_kwh=_kwh(row["energy_wh"]),
+        energy_kwh=kwh(row["energy_wh"]),
         energy_is_metered=row["energy_is_metered"],
         n_readings=row["n"],
-        coverage_frac=finite(row["coverage_frac"]),
+        coverage_frac=frac(row["coverage_frac"]),
     )
 
 
@@ -143,12 +142,7 @@ def _portfolio_quarter(row: dict[str, Any]) -> PortfolioQuarter:
         interval_start=instant_text(row["interval_start_ns"]),
         interval_end=instant_text(row["interval_end_ns"]),
         power_mean_kw=kw(row["power_mean_w"]),
-        energy_kwh=_kwh(row["energy_wh"]),
+        energy_kwh=kwh(row["energy_wh"]),
         n_devices=row["n_devices"],
-        coverage_frac=finite(row["coverage_frac"]),
+        coverage_frac=frac(row["coverage_frac"]),
     )
-
-
-def _kwh(energy_wh: float | None) -> float | None:
-    known_wh = finite(energy_wh)
-    return None if known_wh is None else kwh_of_wh(known_wh)

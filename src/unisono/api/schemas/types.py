@@ -110,16 +110,33 @@ def instant_text(at_ns: int | None) -> str | None:
     return None if at_ns is None or at_ns < 0 else format_rfc3339(at_ns)
 
 
+# Every number of an answer passes one of these: what is kept in 32 bits comes out as 7.599999904632568 otherwise.
+
+
 def kw(power_w: float | None) -> float | None:
-    """Return kW, or None when unknown or unbounded (JSON knows neither NaN nor infinity)."""
+    """Return kW to the watt, or None when unknown or unbounded (JSON knows neither NaN nor infinity)."""
     return kw_of_w(power_w) if power_w is not None and math.isfinite(power_w) else None
 
 
 def kwh(energy_wh: float | None) -> float | None:
-    """Return kWh, or None when unknown or unbounded."""
+    """Return kWh to the watt-hour, or None when unknown or unbounded."""
     return kwh_of_wh(energy_wh) if energy_wh is not None and math.isfinite(energy_wh) else None
 
 
+def frac(value: float | None) -> float | None:
+    """Return a fraction to a millionth, or None when unknown."""
+    return _rounded(value, 6)
+
+
+def milli(value: float | None) -> float | None:
+    """Return seconds, degC or volts to a thousandth, or None when unknown or unbounded."""
+    return _rounded(value, 3)
+
+
 def finite(value: float | None) -> float | None:
-    """Return ``value``, or None when it is NaN or infinite."""
+    """Return ``value`` as it is, or None when it is NaN or infinite."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return round(float(value), digits) + 0.0 if value is not None and math.isfinite(value) else None
