@@ -9,9 +9,9 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Connection
 
-from unisono.api.context import ApiContext, context_of
+from unisono.api.context import ANSWER_S, ApiContext, context_of
 from unisono.api.problems import Unauthenticated
-from unisono.base.errors import Forbidden
+from unisono.base.errors import Forbidden, TooMany, Unavailable
 from unisono.store import keys, organisations
 
 # What a key may do; ``admin`` manages the keys of its own organisation and does not imply the others.
@@ -21,6 +21,8 @@ SCOPES: Final = ("read", "enrol", "dispatch", "admin")
 OPERATOR_NAME: Final = "default"
 # Longer tokens are none of ours (47 characters); hashing a header of 64 kB would only be work for an attacker.
 TOKEN_CHARS_MAX: Final = 200
+# Load balancers and supervisors ask whether we are ready every few seconds and give up about as fast.
+READY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,11 @@ class Caller:
     scopes: frozenset[str]
 
 
-async def caller_of_token(context: ApiContext, token: str) -> Caller:
+async def caller_of_token(context: ApiContext, token: str, timeout_s: float = ANSWER_S) -> Caller:
     """Return the caller behind a token that is good now."""
     if len(token) > TOKEN_CHARS_MAX or not token.isascii():
         raise Unauthenticated("is no key of this service")
-    key = await context.run(lambda connection: keys.find(connection, token))
+    key = await context.run(lambda connection: keys.find(connection, token), timeout_s)
     if key is None:
         raise Unauthenticated("is no key of this service")
     refusal = key.refusal(context.clock.wall_ns())
@@ -55,9 +57,28 @@ async def caller_with(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> Caller:
     """Return the caller if the key is good now and holds every needed scope."""
+    return await _caller(context_of(request), needed, credentials, ANSWER_S)
+
+
+async def database_problem(
+    request: Request,
+    needed: SecurityScopes,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> str:
+    """Return "" when the caller may read, or within READY_S why the database does not say whether it may."""
+    try:
+        await _caller(context_of(request), needed, credentials, READY_S)
+    except (Unavailable, TooMany) as away:
+        return str(away)
+    return ""
+
+
+async def _caller(
+    context: ApiContext, needed: SecurityScopes, credentials: HTTPAuthorizationCredentials | None, timeout_s: float
+) -> Caller:
     if credentials is None:
         raise Unauthenticated("needs the header Authorization: Bearer <key>")
-    caller = await caller_of_token(context_of(request), credentials.credentials)
+    caller = await caller_of_token(context, credentials.credentials, timeout_s)
     for scope in needed.scopes:
         if scope not in caller.scopes:
             raise Forbidden(f"scope {scope}")
@@ -76,10 +97,9 @@ async def operator_with(request: Request, caller: Annotated[Caller, Depends(call
     return caller
 
 
-# For operations that need a key but do not ask whose it is.
-READS: Final = Security(caller_with, scopes=["read"])
 # For views of the whole plant.
 OPERATOR_READS: Final = Security(operator_with, scopes=["read"])
+DatabaseProblem = Annotated[str, Security(database_problem, scopes=["read"])]
 Reader = Annotated[Caller, Security(caller_with, scopes=["read"])]
 Enroller = Annotated[Caller, Security(caller_with, scopes=["enrol"])]
 Dispatcher = Annotated[Caller, Security(caller_with, scopes=["dispatch"])]

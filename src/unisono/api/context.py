@@ -89,19 +89,20 @@ class ApiContext:
     _n_waiting: int = 0
     _working: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in one transaction in one of a bounded number of threads; raises TooMany when too many wait."""
+    async def run(self, work: Callable[[Connection], T], timeout_s: float = ANSWER_S) -> T:
+        """Run ``work`` in one transaction in one of a bounded number of threads; raises as `in_thread`."""
 
         def in_transaction() -> T:
             with self.database.begin() as connection:
                 return work(connection)
 
-        return await self.in_thread(in_transaction)
+        return await self.in_thread(in_transaction, timeout_s)
 
     async def in_thread(self, work: Callable[[], T], timeout_s: float = ANSWER_S) -> T:
         """Run blocking ``work`` in one of the bounded threads; it is finished even when the caller goes away.
 
-        Raises Unavailable after ``timeout_s``: what has begun by then still goes on, what waits is not begun any more.
+        Raises Unavailable after ``timeout_s``: what has begun by then still goes on, what waits is not begun any more;
+        TooMany when too many wait.
         """
         if self._n_waiting >= WAITING_MAX:
             raise TooMany("requests that wait for a thread", WAITING_MAX, retry_after_s=1.0)
