@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
@@ -20,6 +21,8 @@ from unisono.base.instants import format_rfc3339
 from unisono.model.technology import ReadingKind, SourceKind
 from unisono.store import portfolios
 
+T = TypeVar("T")
+
 router = APIRouter(prefix="/v1", tags=["history"], responses=PROBLEM_RESPONSES)
 
 Start = Annotated[Instant | None, Query(description="Default: a day before end.")]
@@ -36,17 +39,10 @@ async def device_readings(
     limit: Limit = LIMIT_DEFAULT,
 ) -> Readings:
     """The first ``limit`` readings measured in [start, end); ask again with start behind the last one."""
-    history = _history(context)
     found, window = await device_and_window(context, caller, device_id, (start, end))
     device_no = found.record.device_no
-    rows = await context.in_thread(lambda: history.device_readings(device_no, *window, limit))
-    return Readings(
-        device_id=device_id,
-        interval_start=format_rfc3339(window[0]),
-        interval_end=format_rfc3339(window[1]),
-        items=[_reading(row) for row in rows],
-        missing=await _missing(context, history, window[1]),
-    )
+    rows = await _rows(context, lambda history: history.device_readings(device_no, *window, limit))
+    return Readings(device_id=device_id, items=[_reading(row) for row in rows], **await _frame(context, window))
 
 
 @router.get("/devices/{device_id}/rollup", summary="A device by quarter-hours")
@@ -59,17 +55,10 @@ async def device_rollup(
     limit: Limit = LIMIT_DEFAULT,
 ) -> DeviceRollup:
     """The first ``limit`` quarter-hours that begin in [start, end), by source."""
-    history = _history(context)
     found, window = await device_and_window(context, caller, device_id, (start, end))
     device_no = found.record.device_no
-    rows = await context.in_thread(lambda: history.device_rollup(device_no, *window, limit))
-    return DeviceRollup(
-        device_id=device_id,
-        interval_start=format_rfc3339(window[0]),
-        interval_end=format_rfc3339(window[1]),
-        items=[_quarter(row) for row in rows],
-        missing=await _missing(context, history, window[1]),
-    )
+    rows = await _rows(context, lambda history: history.device_rollup(device_no, *window, limit))
+    return DeviceRollup(device_id=device_id, items=[_quarter(row) for row in rows], **await _frame(context, window))
 
 
 @router.get("/vpp/portfolios/{portfolio_id}/rollup", summary="A portfolio by quarter-hours")
@@ -78,7 +67,6 @@ async def portfolio_rollup(
 ) -> PortfolioRollup:
     """Sums over the present members, for each quarter-hour of [start, end) in which any of them has readings."""
     check_id("portfolio", portfolio_id, "portfolio_id")
-    history = _history(context)
     window = window_of(context.clock.wall_ns(), (start, end))
 
     def member_nos(connection: Connection) -> list[int]:
@@ -86,25 +74,28 @@ async def portfolio_rollup(
         return portfolios.members(connection, found.portfolio_no)
 
     members = await context.run(member_nos)
-    rows = await context.in_thread(lambda: history.portfolio_rollup(members, *window))
-    return PortfolioRollup(
-        portfolio_id=portfolio_id,
-        n_members=len(members),
-        interval_start=format_rfc3339(window[0]),
-        interval_end=format_rfc3339(window[1]),
-        items=[_portfolio_quarter(row) for row in rows],
-        missing=await _missing(context, history, window[1]),
-    )
+    rows = await _rows(context, lambda history: history.portfolio_rollup(members, *window))
+    items = [_portfolio_quarter(row) for row in rows]
+    frame = await _frame(context, window)
+    return PortfolioRollup(portfolio_id=portfolio_id, n_members=len(members), items=items, **frame)
 
 
-def _history(context: ApiContext) -> HistoryReader:
-    if context.history is None:
+async def _rows(context: ApiContext, ask: Callable[[HistoryReader], T]) -> T:
+    """Return what history answers; raises Unavailable where there is none."""
+    history = context.history
+    if history is None:
         raise Unavailable("history", "this process has no access to it")
-    return context.history
+    return await context.in_thread(lambda: ask(history))
 
 
-async def _missing(context: ApiContext, history: HistoryReader, end_ns: int) -> list[str]:
-    return missing_of(await context.in_thread(lambda: history.through_ns("readings")), end_ns)
+async def _frame(context: ApiContext, window: tuple[int, int]) -> dict[str, Any]:
+    """Return what every answer says beside its items: the window, and what history can't answer of it yet."""
+    through_ns = await _rows(context, lambda history: history.through_ns("readings"))
+    return {
+        "interval_start": format_rfc3339(window[0]),
+        "interval_end": format_rfc3339(window[1]),
+        "missing": missing_of(through_ns, window[1]),
+    }
 
 
 def _reading(row: dict[str, Any]) -> Reading:

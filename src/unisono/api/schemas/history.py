@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from pydantic import BaseModel, Field
 
 from unisono.api.schemas.types import INSTANT_EXAMPLE
+
+T = TypeVar("T")
 
 MISSING_EXAMPLE = [["history has not yet written anything newer than 2026-11-20T16:58:00.000Z"]]
 
@@ -24,13 +28,12 @@ class Reading(BaseModel):
     status: int
 
 
-class Readings(BaseModel):
-    """Readings measured in [interval_start, interval_end), oldest first; ``missing`` says what can't be answered."""
+class Measured(BaseModel, Generic[T]):
+    """What history has of [interval_start, interval_end), oldest first; ``missing`` says what can't be answered."""
 
-    device_id: str
     interval_start: str = Field(examples=[INSTANT_EXAMPLE])
     interval_end: str = Field(examples=[INSTANT_EXAMPLE])
-    items: list[Reading]
+    items: list[T]
     missing: list[str] = Field(examples=MISSING_EXAMPLE)
 
 
@@ -49,16 +52,6 @@ class Quarter(BaseModel):
     coverage_frac: float | None = Field(description="Share of the quarter's minutes that have a reading.")
 
 
-class DeviceRollup(BaseModel):
-    """Quarter-hours that begin in [interval_start, interval_end), oldest first."""
-
-    device_id: str
-    interval_start: str = Field(examples=[INSTANT_EXAMPLE])
-    interval_end: str = Field(examples=[INSTANT_EXAMPLE])
-    items: list[Quarter]
-    missing: list[str] = Field(examples=MISSING_EXAMPLE)
-
-
 class PortfolioQuarter(BaseModel):
     """A quarter-hour of all members that have readings in it."""
 
@@ -70,12 +63,20 @@ class PortfolioQuarter(BaseModel):
     coverage_frac: float | None = Field(description="Mean coverage; a member without readings counts as 0.")
 
 
-class PortfolioRollup(BaseModel):
-    """Quarter-hours of a portfolio's members as they are now, oldest first."""
+class Readings(Measured[Reading]):
+    """A device's readings, by the instant of measurement."""
+
+    device_id: str
+
+
+class DeviceRollup(Measured[Quarter]):
+    """A device's quarter-hours that begin in the interval."""
+
+    device_id: str
+
+
+class PortfolioRollup(Measured[PortfolioQuarter]):
+    """The quarter-hours of a portfolio's members as they are now."""
 
     portfolio_id: str
     n_members: int
-    interval_start: str = Field(examples=[INSTANT_EXAMPLE])
-    interval_end: str = Field(examples=[INSTANT_EXAMPLE])
-    items: list[PortfolioQuarter]
-    missing: list[str] = Field(examples=MISSING_EXAMPLE)
