@@ -7,10 +7,20 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from unisono.api import openapi_telemetry
 from unisono.api.enrolment.line import EnrolmentLine
+from unisono.api.problem_examples import add_problem_examples
 
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _OF_TYPE: Final[dict[str, Any]] = {"string": "text", "integer": 1, "number": 1.5, "boolean": False, "null": None}
+_BOUND_OF_WORD: Final = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+}
 
 
 def install_openapi(app: FastAPI, description: str) -> None:
@@ -20,11 +30,29 @@ def install_openapi(app: FastAPI, description: str) -> None:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, description=description, routes=app.routes)
             line = EnrolmentLine.model_json_schema(ref_template="#/components/schemas/{model}")
-            made["components"]["schemas"]["EnrolmentLine"] = line
-            app.openapi_schema = with_examples(made)
+            components = made["components"]
+            components["schemas"] |= {"EnrolmentLine": line}
+            for path, operations in made["paths"].items():
+                for method, operation in operations.items():
+                    add_problem_examples(method, path, operation)
+            with_examples(made)
+            components["schemas"] |= openapi_telemetry.SCHEMAS
+            components["securitySchemes"][openapi_telemetry.GATEWAY] = openapi_telemetry.SECURITY_SCHEME
+            made["paths"] |= openapi_telemetry.telemetry_paths()
+            app.openapi_schema = _with_standard_bounds(made)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way to replace it
+
+
+def _with_standard_bounds(node: Any) -> Any:
+    """Return the document with JSON Schema's words for bounds, where pydantic leaves its own (behind a validator)."""
+    if isinstance(node, dict):
+        return {
+            _BOUND_OF_WORD.get(key, key) if isinstance(part, int | float) else key: _with_standard_bounds(part)
+            for key, part in node.items()
+        }
+    return [_with_standard_bounds(part) for part in node] if isinstance(node, list) else node
 
 
 def with_examples(document: dict[str, Any]) -> dict[str, Any]:

@@ -114,16 +114,21 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return a problem; the first of ``errors`` is repeated at the top for callers who look no further."""
-    body: dict[str, Any] = {
-        "type": f"urn:unisono:problem:{kind}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "instance": request.url.path if request is not None else "",
-    }
-    if errors:
-        body |= errors[0].model_dump() | {"errors": [error.model_dump() for error in errors]}
+    body = _body(_Told(status, kind, title, detail, errors), request.url.path if request is not None else "")
     return JSONResponse(body, status, dict(headers or {}), MEDIA_TYPE)
+
+
+def _body(told: _Told, path: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": f"urn:unisono:problem:{told.kind}",
+        "title": told.title,
+        "status": told.status,
+        "detail": told.detail,
+        "instance": path,
+    }
+    if told.errors:
+        body |= told.errors[0].model_dump() | {"errors": [error.model_dump() for error in told.errors]}
+    return body
 
 
 def plain_rule(words: str) -> str:
@@ -176,6 +181,13 @@ class _Told(NamedTuple):
     detail: str
     errors: Sequence[FieldError]
     headers: Mapping[str, str] = {}
+
+
+def example_of_problem(error: UnisonoError, path: str) -> tuple[int, dict[str, Any]]:
+    """Return status and body of what this error is answered with at ``path``."""
+    told = _told_of_input(error) or _told_of_state(error)
+    assert told is not None, "an error that is answered"
+    return told.status, _body(told, path)
 
 
 async def _on_unisono_error(request: Request, error: Exception) -> JSONResponse:

@@ -25,3 +25,5 @@ PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     }
     for status, meaning in _MEANING_OF_STATUS.items()
 }
+# What stands before the health routes, which answer for themselves when something is away.
+KEY_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {status: PROBLEM_RESPONSES[status] for status in (401, 403)}

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
+from unisono.api import openapi_telemetry
 from unisono.api.app import DESCRIPTION, ROUTERS
 from unisono.api.enrolment.line import DEFAULTS_OF_TECHNOLOGY, EnrolmentLine, LineDefaults
 from unisono.api.openapi import install_openapi
@@ -52,11 +53,8 @@ VOCABULARIES: Final[tuple[type[IntEnum], ...]] = (
 # Bounds as pydantic writes them into a schema, and the words for them.
 _BOUNDS: Final = (
     ("minimum", "at least {}"),
-    ("ge", "at least {}"),
     ("exclusiveMinimum", "above {}"),
-    ("gt", "above {}"),
     ("maximum", "at most {}"),
-    ("le", "at most {}"),
     ("maxLength", "at most {} characters"),
     ("minItems", "at least {} items"),
     ("maxItems", "at most {} items"),
@@ -65,6 +63,16 @@ _BOUNDS: Final = (
 _DTYPE: Final = {"float": "float32", "double": "float64"}
 # Every operation may answer with these; they are told once.
 _PROBLEM_FROM: Final = 400
+# Where the examples of the page's head are taken from.
+_REVISION: Final = ("put", "/v1/vpp/dispatches/{dispatch_id}")
+_EXAMPLE_FROM: Final = {
+    "401": _REVISION,
+    "403": _REVISION,
+    "404": _REVISION,
+    "409": _REVISION,
+    "422": ("get", "/v1/devices"),
+    "429": _REVISION,
+}
 _SCHEMAS: Final = "#/components/schemas/"
 
 
@@ -78,7 +86,7 @@ def columns_page() -> str:
 def api_page() -> str:
     """Return ``docs/reference/api.md``."""
     document = _document()
-    parts = [_API_HEAD.format(description=DESCRIPTION.strip())]
+    parts = [_API_HEAD.format(description=DESCRIPTION.strip()), *_problem_examples(document)]
     tag = ""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -140,13 +148,22 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         lines.append(f"Body `{media_type}`{_of_schema(content)}:\n\n{_example(content)}\n")
     for status, answer in operation["responses"].items():
         if int(status) < _PROBLEM_FROM:
-            lines += _answer(status, answer)
+            lines += _answer(status, answer, with_example=_is_by_hand(operation))
+    if problems := [status for status in operation["responses"] if int(status) >= _PROBLEM_FROM]:
+        lines.append(f"Problems: {', '.join(sorted(problems))}.\n")
     return "\n".join(lines)
 
 
 def _needs(operation: dict[str, Any]) -> str:
     security = operation.get("security")
-    return f"Scope `{security[0]['key'][0]}`." if security else "Open to everybody."
+    if not security:
+        return "Open to everybody."
+    return "A gateway's secret." if _is_by_hand(operation) else f"Scope `{security[0]['key'][0]}`."
+
+
+def _is_by_hand(operation: dict[str, Any]) -> bool:
+    """Whether gateways call it: there is no record for its bodies, their examples tell the most."""
+    return bool(operation["tags"][0] == openapi_telemetry.TAG)
 
 
 def _parameter(parameter: dict[str, Any]) -> str:
@@ -158,9 +175,18 @@ def _parameter(parameter: dict[str, Any]) -> str:
     return f"| `{parameter['name']}` | {parameter['in']} | {kind} | {_cell(meaning)} |"
 
 
-def _answer(status: str, answer: dict[str, Any]) -> Iterator[str]:
+def _answer(status: str, answer: dict[str, Any], *, with_example: bool) -> Iterator[str]:
     for media_type, content in answer.get("content", {}).items():
-        yield f"Answer {status} `{media_type}`{_of_schema(content)}.\n"
+        told = f"Answer {status} `{media_type}`{_of_schema(content)}"
+        yield f"{told}:\n\n{_example(content)}\n" if with_example else f"{told}.\n"
+
+
+def _problem_examples(document: dict[str, Any]) -> Iterator[str]:
+    """Yield an example of each status, from the operation that has most to tell of it."""
+    for status, (method, path) in _EXAMPLE_FROM.items():
+        answer = document["paths"][path][method]["responses"][status]
+        [content] = answer["content"].values()
+        yield f"\n{status}. {answer['description']}\n\n{_example(content)}\n"
 
 
 def _of_schema(content: dict[str, Any]) -> str:
@@ -268,13 +294,15 @@ _API_HEAD: Final = """# The REST API
 
 {description}
 
-The same as a machine-readable document: `GET /openapi.json`. Gateways use three paths of another port, which are not
-in it: see [the wire](wire.md).
+The same as a machine-readable document: `GET /openapi.json`, with an example for every body and every problem. Gateways
+use three paths of another port, [gateways over HTTP](#gateways-over-http); their fields are told in
+[the wire](wire.md).
 
-**Problems.** Any operation may answer 401 (no valid key), 403 (a scope is missing), 404 (no such thing, or none of this
-organisation), 409 (it collides with the present state), 413 (too large), 422 (a field breaks a rule), 429 (too many
-wait) or 503 (something behind the API is away), as [Problem](#problem). 429, 503 and a request in progress carry
-`Retry-After`.
+## Problems
+
+Operations answer 401 (no valid key), 403 (a scope is missing), 404 (no such thing, or none of this organisation), 409
+(it collides with the present state), 413 (too large), 422 (a field breaks a rule), 429 (too many wait) and 503
+(something behind the API is away) as [Problem](#problem). 429, 503 and a request in progress carry `Retry-After`.
 """
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from unisono.api.auth import OPERATOR_READS, DatabaseProblem
 from unisono.api.context import Context
 from unisono.api.metrics import ApiMetrics
+from unisono.api.responses import KEY_PROBLEMS, PROBLEM_RESPONSES
 from unisono.api.schemas.admin import Health, Readiness
 
 router = APIRouter(tags=["health"])
@@ -18,7 +19,7 @@ async def healthz(context: Context) -> Health:
     return Health(status="ok", version=context.version)
 
 
-@router.get("/readyz", summary="What the API depends on", responses={503: {"model": Readiness}})
+@router.get("/readyz", summary="What the API depends on", responses={**KEY_PROBLEMS, 503: {"model": Readiness}})
 async def readyz(response: Response, context: Context, database_problem: DatabaseProblem) -> Readiness:
     """Answers 503 while the database or the bus is away; a picture that is stale is told but is no reason to refuse.
 
@@ -40,7 +41,10 @@ async def readyz(response: Response, context: Context, database_problem: Databas
     dependencies=[OPERATOR_READS],
     summary="Prometheus metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"example": 'unisono_shard_devices{shard="0"} 10000.0\n'}}}},
+    responses={
+        **{status: PROBLEM_RESPONSES[status] for status in (401, 403, 429, 503)},
+        200: {"content": {"text/plain": {"example": 'unisono_shard_devices{shard="0"} 10000.0\n'}}},
+    },
 )
 async def metrics(request: Request) -> Response:
     """Text exposition of this process, the whole plant in it: a scraper needs a read key of the operator's."""

@@ -3,7 +3,7 @@
 (A framework's request costs five times the bare one; measured.) ``held`` keeps what waits to be fetched.
 """
 
-from unisono.links.http_push.app import HttpPushLink, TelemetryApp
+from unisono.links.http_push.app import HttpPushLink, TelemetryApp, UnsupportedMedia, problem_of
 from unisono.links.http_push.held import HeldCommands
 
-__all__ = ["HeldCommands", "HttpPushLink", "TelemetryApp"]
+__all__ = ["HeldCommands", "HttpPushLink", "TelemetryApp", "UnsupportedMedia", "problem_of"]

@@ -89,7 +89,7 @@ class TelemetryApp:
             await _respond(send, status, body)
         except (CallerError, Unavailable) as wrong:
             status, headers = _status_of(wrong)
-            await _respond(send, status, _problem(wrong, status), headers, b"application/problem+json")
+            await _respond(send, status, _JSON.encode(problem_of(wrong)), headers, b"application/problem+json")
         except _Disconnected:
             return
 
@@ -124,7 +124,7 @@ class TelemetryApp:
         media_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
         decode = _DECODERS.get(media_type)
         if decode is None:
-            raise _UnsupportedMedia(media_type)
+            raise UnsupportedMedia(media_type)
         body = await _body(headers, receive)
         try:
             decoded = decode(body, gateway.gateway_no, self._reception.identity, self._clock.wall_ns())
@@ -180,7 +180,9 @@ class _Disconnected(Exception):
     """The client went away in the middle of its body."""
 
 
-class _UnsupportedMedia(InvalidInput):
+class UnsupportedMedia(InvalidInput):
+    """A body in a form that readings don't come in."""
+
     def __init__(self, media_type: str) -> None:
         super().__init__("Content-Type", media_type, "must be one of " + ", ".join(_DECODERS))
 
@@ -228,7 +230,7 @@ def _status_of(wrong: CallerError | Unavailable) -> tuple[int, list[tuple[bytes,
             return 404, []
         case TooMany():
             return 413, []
-        case _UnsupportedMedia():
+        case UnsupportedMedia():
             return 415, []
         case _MethodNotAllowed():
             return 405, []
@@ -238,14 +240,16 @@ def _status_of(wrong: CallerError | Unavailable) -> tuple[int, list[tuple[bytes,
             return 400, []
 
 
-def _problem(wrong: CallerError | Unavailable, status: int) -> bytes:
+def problem_of(wrong: CallerError | Unavailable) -> dict[str, object]:
+    """Return the problem (RFC 9457) that an error is answered with, its ``status`` too."""
+    status, _ = _status_of(wrong)
     problem: dict[str, object] = {"type": "about:blank", "title": type(wrong).__name__.strip("_"), "status": status}
     problem["detail"] = str(wrong)
     if isinstance(wrong, InvalidInput):
         problem["errors"] = [{"field": wrong.field, "value": repr(wrong.value), "rule": wrong.rule}]
     if isinstance(wrong, TooMany):
         problem["limit"] = wrong.limit
-    return _JSON.encode(problem)
+    return problem
 
 
 async def _respond(
