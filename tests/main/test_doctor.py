@@ -63,6 +63,17 @@ def test_an_engine_of_ones_own_is_not_looked_for(tmp_path: Path) -> None:
     assert "nats_url" in found["nats-server"].seen
 
 
+def test_the_port_of_a_nats_of_ones_own_may_be_taken_for_it_is_taken_by_that(tmp_path: Path) -> None:
+    with socket.socket() as nats_of_ones_own:
+        nats_of_ones_own.bind(("127.0.0.1", 0))
+        nats_of_ones_own.listen()
+        port = str(nats_of_ones_own.getsockname()[1])
+        found = findings(tmp_path, UNISONO_NATS_URL="nats://127.0.0.1:4222", UNISONO_MQTT_PORT=port)
+        ours = findings(tmp_path, UNISONO_MQTT_PORT=port)
+    assert (found["mqtt port"].verdict, ours["mqtt port"].verdict) == ("ok", "problem")
+    assert "nats_url" in found["mqtt port"].seen
+
+
 def test_a_folder_in_use_without_a_run_file_is_told(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path, "data")
     lock.acquire()

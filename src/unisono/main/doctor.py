@@ -140,7 +140,10 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         return
     ports = {"http": settings.http_port, "telemetry": settings.telemetry_port, "mqtt": settings.mqtt_port}
     for name, port in ports.items():
-        if port == 0:
+        if name == "mqtt" and settings.nats_url is not None:
+            # It is that NATS's port, and on this machine that NATS may well listen on it.
+            yield Finding("mqtt port", "ok", f"{port} is not opened here: nats_url is set")
+        elif port == 0:
             yield Finding(f"{name} port", "ok", "0: a free one is taken")
         elif _is_free(port):
             yield Finding(f"{name} port", "ok", f"{port} is free")
