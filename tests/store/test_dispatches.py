@@ -10,7 +10,7 @@ from unisono.base.errors import Conflict, InvalidInput, NotFound
 from unisono.model.commitment import Commitment, CommitmentInterval
 from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint, decode_request
 from unisono.model.registry import decode_registry
-from unisono.store import commitments, dispatches, organisations, outbox, portfolios
+from unisono.store import commitments, dispatches, organisations, outbox, portfolios, views
 from unisono.store.announce import announce_everything
 from unisono.store.database import Database
 from unisono.store.identity import fresh_id
@@ -206,3 +206,26 @@ def test_commitments_are_owed_until_they_are_withdrawn(database: Database, wante
         assert commitments.owed(connection, *owner, 0, 9 * HOUR_NS) == []
         with pytest.raises(NotFound):
             commitments.withdraw(connection, "org_other", "cmt_1", NOW_NS)
+
+
+def test_an_outcome_goes_when_its_days_are_over_and_the_log_says_so(database: Database, wanted: Dispatch) -> None:
+    younger = msgspec.structs.replace(
+        wanted, dispatch_id=fresh_id("dispatch", NOW_NS + 1), end_ns=wanted.end_ns + 2 * HOUR_NS
+    )
+    with database.begin() as connection:
+        for dispatch in (wanted, younger):
+            dispatches.create(connection, dispatch)
+            dispatches.record_progress(connection, [progress(dispatch, cycle) for cycle in (1, 2, 3)])
+        before_ns, now_ns = wanted.end_ns + HOUR_NS, younger.end_ns + HOUR_NS
+        assert dispatches.forget_outcomes(connection, wanted.end_ns, now_ns) == 0
+        assert dispatches.forget_outcomes(connection, before_ns, now_ns) == 3
+        assert dispatches.forget_outcomes(connection, before_ns, now_ns) == 0
+        old, new = (dispatches.get(connection, wanted.organisation_id, one.dispatch_id) for one in (wanted, younger))
+        left = [
+            len(views.dispatch_cycles(connection, one.dispatch.dispatch_no, after=(-1, -1, -1), limit=9))
+            for one in (old, new)
+        ]
+        assert left == [0, 3]
+        [entry] = views.events(connection, wanted.organisation_id, portfolio_id="", after=0, limit=9)
+        assert (entry["kind"], entry["subject_id"]) == (dispatches.OUTCOME_EXPIRED, wanted.dispatch_id)
+        assert entry["body"] == {"n_cycles": 3}

@@ -89,16 +89,15 @@ class Settings(BaseModel):
     retention_readings_days: Days = Field(default=92, description="Days for which single readings are kept.")
     retention_rollups_days: Days = Field(default=3660, description="Days for which 15-minute rollups are kept.")
     retention_commands_days: Days = Field(default=1830, description="Days for which commands and answers are kept.")
-    retention_outcomes_days: Days = Field(default=3660, description="Days for which outcomes of dispatches are kept.")
+    retention_outcomes_days: Days = Field(
+        default=3660, description="Days after its end for which a dispatch's outcome is kept."
+    )
     stream_bytes_max: int = Field(
         default=10 * 2**30,
         ge=6 * 2**30,
         description="Most bytes that our own NATS may hold on disk; its five streams alone take 5,888 MiB.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
-    desk_nice: int = Field(
-        default=10, ge=0, le=19, description="How far forecasts and plans stand back for the others (os.nice)."
-    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -64,7 +64,9 @@ async def _historian(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     kept, recorded = historian.HistorianCounters(), recorder.RecorderCounters()
     wiring.record_of_name |= {"historian": kept, "recorder": recorded}
     store = open_store(wiring.settings.history_folder_url)
-    settings = historian.HistorianSettings(retention_days=retention_days(wiring.settings))
+    settings = historian.HistorianSettings(
+        retention_days=retention_days(wiring.settings), outcomes_days=wiring.settings.retention_outcomes_days
+    )
     bus, database, clock = wiring.bus, wiring.database, wiring.clock
     tasks.create_task(historian.run(bus, database, store, clock, settings=settings, counters=kept))
     tasks.create_task(recorder.run(bus, database, clock, counters=recorded))

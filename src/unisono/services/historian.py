@@ -21,9 +21,10 @@ from unisono.bus.connection import Bus, translated
 from unisono.bus.consumers import Durable, KeptMessage
 from unisono.model.batches import CommandFrames, decode_incoming
 from unisono.services.pace import Backoff
-from unisono.store import positions
+from unisono.store import dispatches, positions
 from unisono.store.database import Database
 from unisono.store.history import compaction, retention
+from unisono.store.history.kinds import NS_PER_DAY
 from unisono.store.history.objects import ObjectStore
 from unisono.store.history.writer import Batch, Segment, commit_segment, write_segment
 
@@ -52,6 +53,8 @@ class HistorianSettings:
     compaction: compaction.CompactionPolicy = field(default_factory=compaction.CompactionPolicy)
     # Days by kind, where they differ from ``store.history.kinds``; 0 keeps for ever.
     retention_days: dict[str, int] = field(default_factory=dict)
+    # Days after its end for which a dispatch's outcome stays in PostgreSQL; 0 keeps for ever.
+    outcomes_days: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class HistorianCounters:
     n_merged: int = 0
     n_expired: int = 0
     n_swept: int = 0
+    n_outcomes_expired: int = 0
     seq_of_stream: dict[str, int] = field(default_factory=dict)
 
 
@@ -339,3 +343,9 @@ def keep_house(
     with database.begin() as connection:
         counters.n_expired += retention.expire(connection, clock.wall_ns(), settings.retention_days)
         counters.n_swept += retention.sweep(connection, store, clock.wall_ns())
+    if settings.outcomes_days:
+        now_ns = clock.wall_ns()
+        with database.begin() as connection:
+            counters.n_outcomes_expired += dispatches.forget_outcomes(
+                connection, now_ns - settings.outcomes_days * NS_PER_DAY, now_ns
+            )

@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.errors import Conflict, NotFound
 from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint
-from unisono.store import outbox
+from unisono.model.totals import LogEntry
+from unisono.store import event_log, outbox
 from unisono.store.tables.dispatches import DISPATCH, DISPATCH_CYCLE, DISPATCH_REVISION
 from unisono.store.tables.portfolios import PORTFOLIO
+
+# Kind of log entry.
+OUTCOME_EXPIRED: Final = "dispatch.outcome_expired"
+# A day of 4 s cycles is 21,600 rows; other writers of the log wait for this transaction.
+_FORGOTTEN_AT_ONCE: Final = 10
 
 
 class StoredDispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +194,39 @@ def record_progress(connection: Connection, progress: Sequence[DispatchProgress]
     for row in known:
         _note_state(connection, no_of_id[row.dispatch_id], row)
     return n_new
+
+
+def forget_outcomes(connection: Connection, before_ns: int, now_ns: int) -> int:
+    """Remove the recorded cycles of some dispatches that ended before ``before_ns``; return how many cycles went.
+
+    The dispatches themselves stay; an entry of the event log says what went. Bounded: call it again for the rest.
+    """
+    c, mine = DISPATCH.c, DISPATCH_CYCLE.c.dispatch_no == DISPATCH.c.dispatch_no
+    old = (
+        select(c.dispatch_no, c.dispatch_id, c.organisation_id, PORTFOLIO.c.portfolio_id)
+        .join(PORTFOLIO, PORTFOLIO.c.portfolio_no == c.portfolio_no)
+        .where((c.end_ns < before_ns) & exists().where(mine))
+        .order_by(c.dispatch_no)
+        .limit(_FORGOTTEN_AT_ONCE)
+    )
+    entries = []
+    for row in connection.execute(old).all():
+        n_cycles = connection.execute(
+            delete(DISPATCH_CYCLE).where(DISPATCH_CYCLE.c.dispatch_no == row.dispatch_no)
+        ).rowcount
+        entries.append(
+            LogEntry(
+                at_ns=now_ns,
+                kind=OUTCOME_EXPIRED,
+                organisation_id=row.organisation_id,
+                portfolio_id=row.portfolio_id,
+                subject_id=row.dispatch_id,
+                body={"n_cycles": n_cycles},
+            )
+        )
+    if entries:
+        event_log.append(connection, entries)
+    return sum(int(str(entry.body["n_cycles"])) for entry in entries)
 
 
 def _columns(row: DispatchProgress) -> dict[str, Any]:

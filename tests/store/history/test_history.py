@@ -15,9 +15,11 @@ import pytest
 from tests.store.history.make import DAY, DAY_NS, readings, rows
 from tests.store.history.running import Records, running_records
 
+from unisono.base.clock import MovableClock
 from unisono.base.errors import Conflict, DamagedRecord, InvalidInput, TooMany
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint
+from unisono.services.historian import HistorianCounters, HistorianSettings, keep_house
 from unisono.store import dispatches, organisations, portfolios
 from unisono.store.database import Database
 from unisono.store.history import compaction, evidence, intake, manifest, queries, retention, rollup
@@ -266,6 +268,23 @@ def test_frames_are_held_against_the_digests_of_their_cycles(database: Database,
     assert (found.is_sound, found.n_frames) == (True, 1)
     assert "cycle (0, 3, 4) are in no file" in verified((4, "gone")).first_damage
     assert "cycle (0, 3, 3) has other frames" in verified((3, digest)).first_damage
+
+
+def test_the_historian_lets_outcomes_go_when_their_days_are_over_and_the_frames_still_verify(
+    database: Database, store: ObjectStore
+) -> None:
+    dispatch, counters, clock = some_dispatch(database), HistorianCounters(), MovableClock(NOW_NS)
+    keep(database, store, [frames(2)], 2, 2)
+    with database.begin() as connection:
+        digest = hashlib.sha256(frames(2).encode()).hexdigest()
+        dispatches.record_progress(connection, [cycle_of(dispatch, 2, digest)])
+    for days, n_gone in ((0, 0), (30, 0), (1, 1)):
+        # The dispatch ended a day ago.
+        clock.advance(1)
+        keep_house(database, store, clock, HistorianSettings(outcomes_days=days), counters)
+        assert counters.n_outcomes_expired == n_gone, days
+    with database.begin() as connection:
+        assert evidence.verify_log(connection, store).is_sound
 
 
 def some_dispatch(database: Database) -> Dispatch:
