@@ -22,6 +22,11 @@ _KEY: Final = "my-request-17"
 _CONFLICTS: Final = (
     ("put", "/{dispatch_id}", Conflict("dispatch", f"dsp_{_ULID}", "is at revision 2: the next one is 3, not 2")),
     ("post", "/cancel", Conflict("dispatch", f"dsp_{_ULID}", "is completed and can't be cancelled")),
+    (
+        "patch",
+        "/{device_id}",
+        Conflict("gateway_id", f"gwy_{_ULID}", "must stay while the device is active: suspend it first"),
+    ),
     ("post", "/lifecycle", Conflict("device", f"dev_{_ULID}", "is retired and can't become active")),
     ("get", "/result", Conflict("job", f"job_{_ULID}", "is running: its result comes when it is completed")),
     ("post", "/portfolios", Conflict("portfolio name", "Portland batteries", "exists already")),
