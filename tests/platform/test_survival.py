@@ -20,8 +20,8 @@ from sqlalchemy import func, select
 from unisono.base.errors import Unavailable
 from unisono.base.instants import format_rfc3339, parse_rfc3339
 from unisono.bus.connection import Bus, connect
+from unisono.main.client import ApiClient
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
-from unisono.main.demo.client import OperatorClient
 from unisono.model.batches import ReadingBatch
 from unisono.services.historian import position_name
 from unisono.store import positions
@@ -61,14 +61,14 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "plant"
         self.plant = PlantProcess(self.folder)
-        self._clients: list[OperatorClient] = []
+        self._clients: list[ApiClient] = []
         self.region: RegionProcess | None = None
         self.target_w = 0.0
         self.dispatch_id = ""
 
     def begin(self) -> None:
         facts = wait_until(self.plant.run_facts, START_TIMEOUT_S, "the platform", every_s=0.05)
-        self.client = OperatorClient(facts["api_url"], self.plant.admin_key())
+        self.client = ApiClient(facts["api_url"], self.plant.admin_key())
         self._clients.append(self.client)
         wait_until(self.client.is_ready, START_TIMEOUT_S, "the platform", every_s=0.05)
         self.region = RegionProcess(
@@ -221,7 +221,7 @@ def test_every_cycle_is_on_record_once(scene: Scene) -> None:
     now_ns = time.time_ns()
 
     def recorded() -> list[dict[str, Any]] | None:
-        rows = scene.client.pages(f"/v1/vpp/dispatches/{scene.dispatch_id}/outcome", limit=1000)
+        rows = scene.client.pages(f"/v1/vpp/dispatches/{scene.dispatch_id}/outcome")
         return rows if any(parse_rfc3339(row["at"]) > now_ns for row in rows) else None
 
     rows = wait_until(recorded, ACTIVE_BOUND_S, "the record of a present cycle")

@@ -18,6 +18,9 @@ from unisono.main.config import PREFIX, Settings
 TIMEOUT_S: Final = 30.0
 # A live stream says something at least every 15 s, if only that it lives.
 STREAM_TIMEOUT_S: Final = 60.0
+# The API's own bound of a page, and more items than any list of one machine has.
+PAGE_MAX: Final = 1000
+ITEMS_MAX: Final = 10_000_000
 
 
 class Refused(UnisonoError):
@@ -42,7 +45,19 @@ class ApiClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
         self._http.close()
+
+    def is_ready(self) -> bool:
+        """Return whether the platform says that it is ready."""
+        try:
+            self.get("/readyz")
+        except (Refused, Unavailable):
+            return False
+        return True
 
     def get(self, path: str, **query: Any) -> Any:
         """Return the answer's JSON."""
@@ -57,11 +72,11 @@ class ApiClient:
         """Delete what is at ``path``."""
         return self._call("DELETE", path)
 
-    def pages(self, path: str, limit: int, **query: Any) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, limit: int = ITEMS_MAX, **query: Any) -> Iterator[dict[str, Any]]:
         """Yield the items of all pages, up to ``limit``."""
         cursor: str | None = None
         while limit > 0:
-            page: dict[str, Any] = self.get(path, limit=min(limit, 200), cursor=cursor, **query)
+            page: dict[str, Any] = self.get(path, limit=min(limit, PAGE_MAX), cursor=cursor, **query)
             items: list[dict[str, Any]] = page["items"]
             yield from items[:limit]
             limit -= len(items)

@@ -6,8 +6,8 @@ import time
 from typing import Any, Final
 
 from unisono.base.instants import NS_PER_S, parse_rfc3339
-from unisono.main.demo.children import RegionProcess
-from unisono.main.demo.client import OperatorClient
+from unisono.main.client import ApiClient
+from unisono.main.demo.children import RegionProcess, wait_until
 from unisono.main.demo.record import DemoRecord, Series, Share
 from unisono.main.demo.verdict import judge, refill_time_s
 from unisono.model.ingest import COUNTER_NAMES
@@ -19,12 +19,14 @@ SHORTFALL_FRAC: Final = 0.05
 RECORDER_TIMEOUT_S: Final = 15.0
 # Fronts tell their counts every 2 s, realtime every 4 s: what has not changed for longer is the end.
 COUNTERS_STILL_S: Final = 4.5
-COUNTERS_TIMEOUT_S: Final = 15.0
+# After so long without a change, a reading without a fate is shown as it is: accepted and none of the rest.
+COUNTERS_GIVEN_UP_S: Final = 10.0
+COUNTERS_TIMEOUT_S: Final = 60.0
 
 
 def fill_record(
     record: DemoRecord,
-    client: OperatorClient,
+    client: ApiClient,
     dispatch: dict[str, Any],
     portfolios: list[dict[str, Any]],
     region: RegionProcess,
@@ -50,15 +52,16 @@ def fill_record(
     record.checks = judge(record, is_log_whole=bool(log["is_whole"]), n_acknowledged_lost=n_lost)
 
 
-def _recorded(client: OperatorClient, dispatch: dict[str, Any]) -> list[dict[str, Any]]:
+def _recorded(client: ApiClient, dispatch: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the recorded cycles, once the last one is there."""
     path = f"/v1/vpp/dispatches/{dispatch['dispatch_id']}/outcome"
-    until_s = time.monotonic() + RECORDER_TIMEOUT_S
-    while True:
-        cycles = client.pages(path, limit=1000)
-        if any(cycle["state"] == "completed" for cycle in cycles) or time.monotonic() > until_s:
-            return sorted(cycles, key=lambda cycle: str(cycle["at"]))
-        time.sleep(0.5)
+
+    def finished() -> list[dict[str, Any]] | None:
+        cycles = list(client.pages(path))
+        return cycles if any(cycle["state"] == "completed" for cycle in cycles) else None
+
+    cycles: list[dict[str, Any]] = wait_until(finished, RECORDER_TIMEOUT_S, "the record of the last cycle", every_s=0.5)
+    return sorted(cycles, key=lambda cycle: str(cycle["at"]))
 
 
 def _fill_outcomes(record: DemoRecord, cycles: list[dict[str, Any]], start_ns: int) -> None:
@@ -80,11 +83,11 @@ def _fill_outcomes(record: DemoRecord, cycles: list[dict[str, Any]], start_ns: i
         record.n_refilled = sum(int(cycle["funnel"]["refilled"]) for cycle in in_hold)
 
 
-def estimate_by_technology(client: OperatorClient) -> dict[str, float]:
+def estimate_by_technology(client: ApiClient) -> dict[str, float]:
     """Return what the platform believes that each technology delivers now, in W; called devices only."""
     estimates_w: dict[str, float] = {}
     for technology in Technology:
-        states = client.pages("/v1/devices/states", asset_type=technology.asset_type, limit=1000)
+        states = client.pages("/v1/devices/states", asset_type=technology.asset_type)
         called = [state for state in states if state["dispatch_no"] is not None and state["power_kw"] is not None]
         delivered_kw = sum(state["power_kw"] - (state["reference_kw"] or 0.0) for state in called)
         estimates_w[technology.asset_type] = delivered_kw * 1e3
@@ -113,7 +116,7 @@ def _fill_ledger(
     record.misbehaviour = dict(ledger["faults"])
 
 
-def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, object]:
+def _portfolio(client: ApiClient, portfolio: dict[str, Any]) -> dict[str, object]:
     status = client.get(f"/v1/vpp/portfolios/{portfolio['portfolio_id']}/status")
     return {
         "name": portfolio["name"],
@@ -123,18 +126,19 @@ def _portfolio(client: OperatorClient, portfolio: dict[str, Any]) -> dict[str, o
     }
 
 
-def _ingest(client: OperatorClient, *, is_settled: bool) -> dict[str, int]:
+def _ingest(client: ApiClient, *, is_settled: bool) -> dict[str, int]:
     """Return what became of every reading; once nothing comes in, wait until each has its fate and no count moves."""
-    began_s = changed_s = time.monotonic()
-    before: dict[str, int] = {}
-    while True:
+    seen: list[tuple[float, dict[str, int]]] = []
+
+    def is_over() -> bool:
         counted = client.get("/v1/ingest/counters")["totals"]
         counts = {name: int(counted[name]) for name in COUNTER_NAMES}
+        if not seen or counts != seen[-1][1]:
+            seen.append((time.monotonic(), counts))
+        changed_s, counts = seen[-1]
         n_open = counts["accepted"] - sum(n for name, n in counts.items() if name != "accepted")
-        now_s = time.monotonic()
-        if counts != before:
-            before, changed_s = counts, now_s
-        is_still = n_open == 0 and now_s - changed_s >= COUNTERS_STILL_S
-        if is_still or not is_settled or now_s - began_s > COUNTERS_TIMEOUT_S:
-            return counts
-        time.sleep(0.5)
+        still_s = COUNTERS_STILL_S if n_open == 0 else COUNTERS_GIVEN_UP_S
+        return not is_settled or time.monotonic() - changed_s >= still_s
+
+    wait_until(is_over, COUNTERS_TIMEOUT_S, "the fate of every reading", every_s=0.5)
+    return seen[-1][1]

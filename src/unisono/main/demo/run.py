@@ -14,8 +14,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from unisono.base.errors import InvalidInput, Unavailable, UnisonoError
+from unisono.main.client import ApiClient
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
-from unisono.main.demo.client import OperatorClient
 from unisono.main.demo.gather import estimate_by_technology, fill_record
 from unisono.main.demo.record import DemoRecord
 from unisono.main.demo.report import html_report, terminal_report
@@ -91,7 +91,7 @@ def make_fresh(folder: Path) -> None:
 def _play(options: DemoOptions, plant: PlantProcess, view: LiveView) -> tuple[RegionProcess, DemoRecord]:
     view.phase("starting the engines and the plant")
     facts = wait_until(plant.run_facts, 60, "the platform")
-    client = OperatorClient(facts["api_url"], plant.admin_key())
+    client = ApiClient(facts["api_url"], plant.admin_key())
     wait_until(client.is_ready, 60, "the platform")
 
     view.phase("enrolling the region and connecting its gateways")
@@ -158,7 +158,7 @@ def _await_region(region: RegionProcess, view: LiveView) -> None:
     wait_until(is_running, 120, "the simulated region")
 
 
-def _form_portfolios(client: OperatorClient) -> list[dict[str, Any]]:
+def _form_portfolios(client: ApiClient) -> list[dict[str, Any]]:
     asked = [
         {"name": "Region", "members": [{"lifecycle": "active"}]},
         {"name": "Storage", "members": [{"asset_type": "bess"}, {"asset_type": "ev"}], "purpose": "programme"},
@@ -167,7 +167,7 @@ def _form_portfolios(client: OperatorClient) -> list[dict[str, Any]]:
     return [client.post("/v1/vpp/portfolios", body) for body in asked]
 
 
-def _await_picture(client: OperatorClient, portfolio_id: str, region: RegionProcess, view: LiveView) -> None:
+def _await_picture(client: ApiClient, portfolio_id: str, region: RegionProcess, view: LiveView) -> None:
     """Wait until most are fresh and the promise has stopped growing; a picture that stays partial is used as it is."""
     began_s = time.monotonic()
     promises_kw: list[float] = []
@@ -186,7 +186,7 @@ def _await_picture(client: OperatorClient, portfolio_id: str, region: RegionProc
     wait_until(is_true, PICTURE_TIMEOUT_S + 30, "a true picture", every_s=1.0)
 
 
-def _call(client: OperatorClient, portfolio_id: str, region: RegionProcess, record: DemoRecord) -> dict[str, Any]:
+def _call(client: ApiClient, portfolio_id: str, region: RegionProcess, record: DemoRecord) -> dict[str, Any]:
     status = client.get(f"/v1/vpp/portfolios/{portfolio_id}/status")
     record.true_deliverable_w = float(
         wait_until(lambda: region.status.get("true_deliverable_up_w"), 15, "the region's truth")
@@ -209,7 +209,7 @@ def _call(client: OperatorClient, portfolio_id: str, region: RegionProcess, reco
 
 
 def _follow(
-    client: OperatorClient, dispatch: dict[str, Any], region: RegionProcess, record: DemoRecord, view: LiveView
+    client: ApiClient, dispatch: dict[str, Any], region: RegionProcess, record: DemoRecord, view: LiveView
 ) -> dict[str, float]:
     """Show the dispatch until it has ended; let the world misbehave from the hold's beginning.
 
