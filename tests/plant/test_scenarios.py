@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from unisono.base.instants import NS_PER_S
 from unisono.model.dispatch import TargetPoint
 from unisono.model.ratings import OptOut
 from unisono.model.registry import PortfolioRecord, RegistryBatch
-from unisono.model.technology import CommandKind, Trust
+from unisono.model.technology import AckCode, CommandKind, Trust
 from unisono.plant.answers import device_state
 from unisono.plant.checkpoint import checkpoint, restore
-from unisono.plant.step import StepResult, step
+from unisono.plant.step import Arrival, StepResult, step
 
 
 def batteries(n: int, **changes: object) -> list:
@@ -447,6 +449,26 @@ def test_a_new_owner_commands_anew_before_it_renews_anything() -> None:
     fleet.run(20)
     assert -1 in [no for frames in fleet.frames[before:] for no in frames.device_no.tolist()]
     assert fleet.power_w == 12_000.0
+
+
+@pytest.mark.parametrize(("code", "is_accepted"), [(AckCode.ACCEPTED, True), (AckCode.REFUSED_OLD_EPOCH, False)])
+def test_an_answer_to_the_owner_before_counts_if_it_accepts_what_still_holds(code: AckCode, is_accepted: bool) -> None:
+    fleet = fleet_of(batteries(2))
+    fleet.cycle(dispatch_of(fleet, 10_000.0))
+    ((answer,), fleet.arrivals) = fleet.arrivals, []
+    fleet.state, _ = restore(
+        checkpoint(fleet.state, {}, fleet.now_ns, fleet.mono_ns), fleet.state.config, 2, fleet.now_ns, fleet.mono_ns
+    )
+    for device in fleet.devices:
+        device.behaviour = "mute"
+    fleet.cycle()
+    batch = dataclasses.replace(answer.batch, code=np.full(2, code, np.uint8))
+    fleet.arrivals = [Arrival(batch, fleet.mono_ns)]
+    fleet.cycle()
+    leases = fleet.state.fleet.leases
+    assert (leases.seq[:2] > 2 << 32).all()
+    assert (leases.acked_seq[:2] == leases.seq[:2]).tolist() == [is_accepted] * 2
+    assert leases.ack_code[:2].tolist() == [0 if is_accepted else 255] * 2
 
 
 def test_a_stepped_wall_clock_ages_nothing() -> None:

@@ -133,6 +133,7 @@ class Leases(NamedTuple):
     setpoint_w: Annotated[F4, "W", NAN, "newest setpoint sent"]
     reference_w: Annotated[F4, "W", NAN, "its reference in that dispatch"]
     seq: Annotated[I8, "", -1, "sequence of the newest command"]
+    former_seq: Annotated[I8, "", -1, "sequence of the same command under the owner before; -1: none"]
     sent_mono_ns: Annotated[I8, "ns", -1, "when that command was first sent"]
     resent_mono_ns: Annotated[I8, "ns", -1, "when it was last sent"]
     n_resent: Annotated[I4, "", 0, "how often it was repeated"]

@@ -339,7 +339,10 @@ def fold_acks(
     leases: Leases,
     gateways: Gateways,
 ) -> int:
-    """Fold answers; return how many refused. Answers to older commands, and from strangers, change nothing."""
+    """Fold answers; return how many refused. Answers to older commands, and from strangers, change nothing.
+
+    What was accepted of the owner before, who gave the same command, is accepted.
+    """
     n_refused = 0
     for k in range(device_no.size):
         gateway = gateway_of_batch[batch[k]]
@@ -350,11 +353,14 @@ def fold_acks(
                 gateways.acked_mono_ns[gateway] = mono_ns
             continue
         row = row_of_device[device_no[k]] if 0 <= device_no[k] < row_of_device.size else -1
-        if row < 0 or leases.seq[row] != seq[k]:
+        if row < 0:
+            continue
+        is_of_former_owner = code[k] == 0 and seq[k] >= 0 and seq[k] == leases.former_seq[row]
+        if seq[k] != leases.seq[row] and not is_of_former_owner:
             continue
         leases.ack_code[row] = code[k]
         if code[k] == 0:
-            leases.acked_seq[row] = seq[k]
+            leases.acked_seq[row] = leases.seq[row]
             leases.acked_w[row] = leases.setpoint_w[row]
             if leases.state[row] == 1:
                 leases.heard_mono_ns[row] = mono_ns

@@ -165,8 +165,6 @@ def _begin_epoch(state: PlantState, epoch: int) -> None:
     """Count sequences and the first ttl anew: another owner may have commanded since the checkpoint (see `leases`)."""
     state.next_seq = max(state.next_seq, first_seq(epoch))
     state.epoch_mono_ns = -1
-    # What is held is told again at once, under the new epoch.
-    state.fleet.leases.sent_mono_ns[state.fleet.leases.state == 1] = -(2**62)
 
 
 def _arrays(state: PlantState) -> list[NDArray[Any]]:

@@ -6,6 +6,8 @@ although it is wanted. A release is repeated, ever more slowly, until it is answ
 
 A new owner of the shard does not know what the one before it sent last. So, for the longest ttl of a gateway after
 its epoch began, it renews nothing there: its own leases are commanded anew each third of a ttl, and all others run out.
+In its first cycle it tells every lease again under sequences of its own (`take_over`, `tell_again`). The setpoints and
+what is known of them stay: who has answered and still ramps must not be taken for somebody who has not.
 """
 
 from __future__ import annotations
@@ -151,6 +153,7 @@ def _command(
 ) -> None:
     """Give the row's command its sequence and instants."""
     leases.seq[row] = seq
+    leases.former_seq[row] = -1
     leases.sent_mono_ns[row] = mono_ns
     leases.resent_mono_ns[row] = mono_ns
     leases.n_resent[row] = 0
@@ -350,3 +353,44 @@ def _send(
         leases.wanted_no[row] = -1
         leases.wanted_w[row] = np.nan
     return _renew(n, n_gateways, epoch_mono_ns, now_ns, mono_ns, gateways, outbox), next_seq
+
+
+_ROWS: Final = type_of(np.zeros(0, np.int32))
+
+
+def take_over(table: FleetTable, next_seq: int, mono_ns: int) -> tuple[I4, I8]:
+    """Give each lease a sequence of this owner, from ``next_seq`` on; return the rows and their sequences.
+
+    What was accepted under the former sequence, or is yet, counts as accepted under this one: it is the same setpoint.
+    """
+    leases, gateways = table.leases, table.gateways
+    rows = np.flatnonzero(leases.state[: table.n_devices] != _NONE).astype(np.int32)
+    seqs = next_seq + np.arange(rows.size, dtype=np.int64)
+    was_accepted = leases.acked_seq[rows] == leases.seq[rows]
+    leases.acked_seq[rows[was_accepted]] = seqs[was_accepted]
+    leases.former_seq[rows] = leases.seq[rows]
+    leases.seq[rows] = seqs
+    leases.resent_mono_ns[rows] = mono_ns
+    np.maximum.at(gateways.newest_command_seq, table.nameplate.gateway[rows], seqs)
+    return rows, seqs
+
+
+def tell_again(table: FleetTable, outbox: Outbox, n: int, rows: I4, now_ns: int) -> int:
+    """Append the present command of ``rows`` to an outbox of ``n`` rows; return the new length."""
+    _tell_again(n, rows, now_ns, table.nameplate, table.picture, table.leases, table.gateways, outbox)
+    return n + int(rows.size)
+
+
+@column_kernel(types.void(types.int64, _ROWS, types.int64, NAMEPLATE, PICTURE, LEASES, GATEWAYS, OUTBOX))
+def _tell_again(
+    n: int,
+    rows: I4,
+    now_ns: int,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    gateways: Gateways,
+    outbox: Outbox,
+) -> None:
+    for k in range(rows.size):
+        n = _put(n, rows[k], now_ns, nameplate, picture, leases, gateways, outbox)

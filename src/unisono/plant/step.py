@@ -24,13 +24,13 @@ from unisono.brain.forecast.reference import refer
 from unisono.fleet.apply import apply_acks, apply_readings
 from unisono.fleet.envelope import bound
 from unisono.fleet.evidence import expect
-from unisono.fleet.trust import SuspectReason, reconcile, suspect
+from unisono.fleet.trust import LeaseState, SuspectReason, reconcile, suspect
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Request
 from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
 from unisono.model.totals import LogEntry, OutcomeBatch, ShardTotals
 from unisono.plant.events import run_dispatches
-from unisono.plant.leases import frames_of, new_outbox, send
+from unisono.plant.leases import frames_of, new_outbox, send, take_over, tell_again
 from unisono.plant.requests import fold_request
 from unisono.plant.state import PlantState
 from unisono.plant.totals import shard_totals
@@ -68,18 +68,14 @@ def step(
     """Run one cycle; ``state`` is changed in place."""
     fold(state, arrivals, requests, registry, now_ns, monotonic_ns)
     mono_ns = monotonic_ns + state.mono_shift_ns
-    if state.epoch_mono_ns < 0:
+    is_new_owner = state.epoch_mono_ns < 0
+    if is_new_owner:
         state.epoch_mono_ns = mono_ns
     state.cycle += 1
     drafts = run_dispatches(state, now_ns, mono_ns)
     _pass_gates(state, now_ns)
-    table = state.fleet
-    outbox = new_outbox(table.n_devices + table.n_gateways)
-    n, state.next_seq = send(
-        table, outbox, state.next_seq, epoch_mono_ns=state.epoch_mono_ns, now_ns=now_ns, mono_ns=mono_ns
-    )
-    header = {"shard": state.shard, "epoch": state.epoch, "cycle": state.cycle, "issued_ns": now_ns}
-    frames = frames_of(outbox, n, header)
+    frames = _frames(state, now_ns, mono_ns, is_new_owner=is_new_owner)
+    n = len(frames)
     digest = hashlib.sha256(frames.encode()).hexdigest() if n and drafts else ""
     progress = tuple(draft.progress(frames, digest) for draft in drafts)
     log, state.pending_log = tuple(state.pending_log), []
@@ -162,6 +158,23 @@ def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:
     refer(n, nameplate, picture, leases)
     expect(n, mono_ns, state.config.cycle_s, nameplate, picture, leases)
     bound(n, table.n_sites, now_ns, mono_ns, state.config.cycle_s, table.sites, nameplate, picture, leases)
+
+
+def _frames(state: PlantState, now_ns: int, mono_ns: int, *, is_new_owner: bool) -> CommandFrames:
+    """Return what is sent in this cycle; a new owner tells every lease that it took over, changed or not."""
+    table = state.fleet
+    outbox = new_outbox(table.n_devices + table.n_gateways)
+    rows, seqs = np.empty(0, np.int32), np.empty(0, np.int64)
+    if is_new_owner:
+        rows, seqs = take_over(table, state.next_seq, mono_ns)
+        state.next_seq += rows.size
+    n, state.next_seq = send(
+        table, outbox, state.next_seq, epoch_mono_ns=state.epoch_mono_ns, now_ns=now_ns, mono_ns=mono_ns
+    )
+    is_untold = (table.leases.seq[rows] == seqs) & (table.leases.state[rows] != LeaseState.NONE)
+    n = tell_again(table, outbox, n, rows[is_untold], now_ns)
+    header = {"shard": state.shard, "epoch": state.epoch, "cycle": state.cycle, "issued_ns": now_ns}
+    return frames_of(outbox, n, header)
 
 
 def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
