@@ -13,8 +13,9 @@ from unisono.main.rehearse import PORTFOLIO_NO, START_NS
 from unisono.model.dispatch import Dispatch, TargetPoint
 from unisono.model.registry import DeviceRecord, PortfolioRecord, RegistryBatch
 from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
-from unisono.plant.step import Arrival, StepResult, fold, step
+from unisono.plant.step import Arrival, StepResult, step
 from unisono.sim.region import Region
 from unisono.sim.spec import WorldSpec
 from unisono.sim.world import World
@@ -73,7 +74,7 @@ def _run(killed_at_s: int | None) -> Iterator[Seen]:
 
 def _successor(payload: bytes, missed: list[Arrival], now_ns: int, mono_ns: int) -> PlantState:
     state, _ = restore(payload, CONFIG, 2, now_ns, mono_ns)
-    fold(state, missed, [], [], now_ns, mono_ns)
+    replay(state, Recorded(arrivals=missed), now_ns, mono_ns)
     return state
 
 

@@ -71,7 +71,7 @@ def test_the_inbox_refuses_what_is_damaged_and_remembers_how_far_it_was_drained(
                 for payload in (b"damaged", encode_request(change), msgspec.msgpack.encode("foreign")):
                     await bus.publish_kept("requests.0", payload)
                 last = await bus.publish_kept("requests.0", encode_request(change))
-                inbox = Inbox(bus, 0, MovableClock(0), {"READINGS": 0, "REQUESTS": 0, "REGISTRY": 0})
+                inbox = Inbox(bus, 0, MovableClock(0), {"READINGS": 0, "REQUESTS": 0, "REGISTRY": 0, "COMMANDS": 0})
                 async with running(inbox.read_requests()):
                     await inbox.wait_past({"REQUESTS": last})
                     return inbox, list(inbox.drain().requests)

@@ -3,7 +3,7 @@
 readings.<shard>            stream READINGS   ReadingBatch | AckBatch      fronts -> realtime, historian
 registry.<shard>            stream REGISTRY   RegistryBatch (MessagePack)  outbox -> realtime, fronts (kept whole)
 requests.<shard>            stream REQUESTS   Dispatch | OptOutChange      outbox -> realtime
-commands.<shard>.<epoch>    stream COMMANDS   CommandFrames                realtime -> fronts, historian
+commands.<shard>.<epoch>    stream COMMANDS   CommandFrames                realtime -> fronts, historian, realtime
 outcomes.<shard>.<epoch>    stream OUTCOMES   OutcomeBatch (MessagePack)   realtime -> recorder
 totals.<shard>              core              ShardTotals (MessagePack)    realtime -> web, each cycle
 counters.<role>.<instance>  core              IngestCounters (MessagePack) fronts -> web, every 2 s, in slices
@@ -62,6 +62,11 @@ def requests(shard: int) -> str:
 def commands(shard: int, epoch: int) -> str:
     """Return the subject of a shard's command frames under one owner."""
     return f"commands.{shard}.{epoch}"
+
+
+def all_commands(shard: int) -> str:
+    """Return the subjects of a shard's command frames under all its owners."""
+    return f"commands.{shard}.*"
 
 
 def outcomes(shard: int, epoch: int) -> str:

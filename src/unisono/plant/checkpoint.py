@@ -65,6 +65,7 @@ class _Header(msgspec.Struct):
     clear_sky_mono_ns: int
     counters_mono_ns: int
     indexed_version: int
+    folded_mono_ns: int
     n_devices: int
     n_sites: int
     n_gateways: int
@@ -90,7 +91,7 @@ class _Header(msgspec.Struct):
 _DISPATCH_FIELDS: Final = tuple(name for name in _DispatchPart.__struct_fields__)
 _STATE_FIELDS: Final = (
     "next_seq", "next_dispatch_no", "cycle", "epoch_mono_ns", "clear_sky_mono_ns", "counters_mono_ns",
-    "indexed_version", "ended", "pending_log", "trimmed",
+    "indexed_version", "folded_mono_ns", "ended", "pending_log", "trimmed",
 )  # fmt: skip
 _TABLE_FIELDS: Final = (
     "n_devices", "n_sites", "n_gateways", "version", "device_ids", "organisation_ids", "site_of_no", "gateway_of_no",
@@ -148,6 +149,7 @@ def restore(
         fleet=table,
         mono_shift_ns=header.mono_ns + max(0, now_ns - header.wall_ns) - monotonic_ns,
         seen_requests=set(header.seen_requests),
+        told=(header.epoch, header.cycle),
         **{name: getattr(header, name) for name in _STATE_FIELDS},
     )
     for dispatch in header.dispatches:

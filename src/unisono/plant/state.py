@@ -55,6 +55,10 @@ class PlantState:
     clear_sky_mono_ns: int = -1
     counters_mono_ns: int = -1
     indexed_version: int = -1
+    # Up to when the picture reaches.
+    folded_mono_ns: int = -1
+    # Epoch and cycle of an earlier owner up to which the leases hold what was told.
+    told: tuple[int, int] = (-1, -1)
     dispatches: dict[str, ActiveDispatch] = field(default_factory=dict)
     ended: dict[str, tuple[int, str]] = field(default_factory=dict)
     # Requests seen (opt-outs), so that a repeated one changes nothing.

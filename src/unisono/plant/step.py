@@ -97,6 +97,13 @@ def fold(
     monotonic_ns: int,
 ) -> None:
     """Take in all inputs and bring the picture up to date, without deciding or sending anything."""
+    take_in(state, arrivals, registry, now_ns)
+    _picture(state, now_ns, monotonic_ns + state.mono_shift_ns)
+    take_requests(state, requests, now_ns)
+
+
+def take_in(state: PlantState, arrivals: Sequence[Arrival], registry: Sequence[RegistryBatch], now_ns: int) -> None:
+    """Fold what arrived into the columns and no more: no time passes for the picture."""
     for batch in registry:
         _fold_registry(state, batch)
     table = state.fleet
@@ -106,10 +113,13 @@ def fold(
         state.static_totals.clear()
         state.clear_sky_mono_ns = -1
     _fold_arrivals(state, arrivals, now_ns)
-    _picture(state, now_ns, monotonic_ns + state.mono_shift_ns)
+
+
+def take_requests(state: PlantState, requests: Sequence[Request], now_ns: int) -> None:
+    """Fold requests, by the picture as it is."""
     for request in requests:
         fold_request(state, request, now_ns)
-    table.refresh_opt_outs(now_ns)
+    state.fleet.refresh_opt_outs(now_ns)
 
 
 def _fold_registry(state: PlantState, batch: RegistryBatch) -> None:
@@ -144,6 +154,7 @@ def _fold_arrivals(state: PlantState, arrivals: Sequence[Arrival], now_ns: int) 
 
 def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:
     """Reconcile sources, find suspects, and set references and envelopes."""
+    state.folded_mono_ns = mono_ns
     table, n = state.fleet, state.fleet.n_devices
     nameplate, picture, leases = table.nameplate, table.picture, table.leases
     table.refresh_opt_outs(now_ns)

@@ -1,6 +1,7 @@
-"""Realtime: the owner of one shard. Its state is only the fold of three streams; each cycle it runs ``plant.step``.
+"""Realtime: the owner of one shard. Its state is only the fold of its streams; each cycle it runs ``plant.step``.
 
-Start: lease (a new epoch) -> newest checkpoint -> replay to the streams' ends without commanding -> cycles.
+Start: lease (a new epoch) -> newest checkpoint -> replay to the streams' ends without commanding, what the owner before
+told included -> cycles.
 It never waits for PostgreSQL: only the lease talks to it, in a thread, with a stated bound.
 """
 
@@ -25,10 +26,11 @@ from unisono.bus.connection import Bus
 from unisono.model.queries import Refused, decode_query, encode_answer
 from unisono.plant.answers import answer
 from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
-from unisono.plant.step import StepResult, fold, step
+from unisono.plant.step import StepResult, step
 from unisono.services.outbound import Outbound
-from unisono.services.realtime_inbox import Drained, Inbox
+from unisono.services.realtime_inbox import Inbox
 from unisono.services.shard_lease import LostLease, ShardLease
 from unisono.store.database import Database
 
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_STREAMS = ("REGISTRY", "REQUESTS", "READINGS")
+_STREAMS = ("REGISTRY", "REQUESTS", "READINGS", "COMMANDS")
 # Checkpoints after commands may take this share of the time: one in each cycle of 4 s up to 200 ms of writing, which is
 # some 80,000 devices (10,000 take 10 MB and 25 ms); beyond, they are as much rarer.
 _WRITING_FRAC = 0.05
@@ -72,6 +74,7 @@ async def run(settings: RealtimeSettings, bus: Bus, database: Database, clock: C
             tasks.create_task(loop.inbox.read_registry())
             tasks.create_task(loop.inbox.read_requests())
             tasks.create_task(loop.inbox.read_readings())
+            tasks.create_task(loop.inbox.read_commands())
             tasks.create_task(loop.outbound.send())
             tasks.create_task(loop.cycle_for_ever())
     finally:
@@ -127,13 +130,18 @@ class _Loop:
 
     async def _catch_up(self) -> None:
         """Fold everything that was on the streams when we came, without deciding or sending anything."""
-        ends = {name: await self._bus.last_seq(name) for name in _STREAMS}
+        ends = {name: await self._end(name) for name in _STREAMS}
         while True:
             await self.inbox.wait_past(ends)
-            await self._in_worker(self._fold, self.inbox.drain())
+            await self._in_worker(self._replay, self.inbox.drain())
             if self.inbox.is_past(ends):
                 break
         log.info("caught up", extra={"positions": self.inbox.positions, "n_devices": self._state.n_devices})
+
+    async def _end(self, stream: str) -> int:
+        """Return the sequence of the last message that the stream still holds; 0: it holds none."""
+        first, last = await self._bus.seq_bounds(stream)
+        return last if first <= last else 0
 
     async def _cycle(self) -> bool:
         """Run one cycle and hand out what came of it; return whether it commanded anybody."""
@@ -163,17 +171,10 @@ class _Loop:
     async def _in_worker(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
 
-    def _fold(self, drained: Drained) -> None:
-        fold(
-            self._state,
-            drained.arrivals,
-            drained.requests,
-            drained.registry,
-            self._clock.wall_ns(),
-            self._clock.monotonic_ns(),
-        )
+    def _replay(self, recorded: Recorded) -> None:
+        replay(self._state, recorded, self._clock.wall_ns(), self._clock.monotonic_ns())
 
-    def _step(self, drained: Drained) -> StepResult:
+    def _step(self, drained: Recorded) -> StepResult:
         return step(
             self._state,
             drained.arrivals,

@@ -1,4 +1,8 @@
-"""What a shard's realtime is fed: three streams read in order into one bounded inbox, with the positions reached."""
+"""What a shard's realtime is fed: its streams, read in order into one bounded inbox, with the positions reached.
+
+Its own commands come back to it as well: their position belongs into the checkpoint, and behind it a successor finds
+what was told since.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -15,9 +18,10 @@ from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord
 from unisono.bus import subjects
 from unisono.bus.connection import Bus
-from unisono.model.batches import decode_incoming
-from unisono.model.dispatch import Request, decode_request
-from unisono.model.registry import RegistryBatch, decode_registry
+from unisono.model.batches import CommandFrames, decode_incoming
+from unisono.model.dispatch import decode_request
+from unisono.model.registry import decode_registry
+from unisono.plant.replay import Recorded
 from unisono.plant.step import Arrival
 
 log = logging.getLogger(__name__)
@@ -25,15 +29,6 @@ log = logging.getLogger(__name__)
 # Messages that may wait for a cycle; beyond it a reader stops reading ("inbox full") and the stream keeps the rest.
 # 20,000 messages of up to 1,000 readings are more than a cycle can fold.
 WAITING_MAX = 20_000
-
-
-@dataclass(slots=True)
-class Drained:
-    """What one cycle takes: in stream order within each kind."""
-
-    arrivals: list[Arrival] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    registry: list[RegistryBatch] = field(default_factory=list)
 
 
 class Inbox:
@@ -76,13 +71,22 @@ class Inbox:
             except msgspec.DecodeError as damaged:
                 self._refuse("REGISTRY", seq, damaged)
 
-    def drain(self) -> Drained:
+    async def read_commands(self) -> None:
+        """Read ``commands.<shard>`` of every owner for ever."""
+        async for seq, payload in self._messages("COMMANDS", subjects.all_commands(self._shard)):
+            try:
+                self._put("COMMANDS", seq, CommandFrames.decode(payload))
+            except DamagedRecord as damaged:
+                self._refuse("COMMANDS", seq, damaged)
+
+    def drain(self) -> Recorded:
         """Take all that waits and move the positions past it."""
-        taken = Drained()
-        lists: dict[str, list[Any]] = {
+        taken = Recorded(arrivals=[], requests=[], registry=[], frames=[])
+        lists: dict[str, Any] = {
             "READINGS": taken.arrivals,
             "REQUESTS": taken.requests,
             "REGISTRY": taken.registry,
+            "COMMANDS": taken.frames,
         }
         for name, items in lists.items():
             waiting = self._waiting[name]
