@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,14 @@ async def counted(bus: Bus, tally: Tally, gateway_no: int, cause: str, n: int) -
     async with asyncio.timeout(10):
         while tally.count(gateway_no, cause) < n:
             await bus.flush()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the loops run until it is so; the scene's own timeout ends the wait."""
+    pace = asyncio.Event()
+    while not is_so():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pace.wait(), 0.02)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from unisono.fleet.trust import LeaseState
 from unisono.model.batches import CommandFrames
 from unisono.model.dispatch import Request
 from unisono.model.technology import CommandKind, Technology
-from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.checkpoint import Carried, checkpoint, restore
 from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantState
 
@@ -36,7 +36,7 @@ class Recording:
     frames: list[CommandFrames] = field(default_factory=list)
 
     def save(self) -> None:
-        self.payload = checkpoint(self.fleet.state, {}, self.fleet.now_ns, self.fleet.mono_ns)
+        self.payload = checkpoint(self.fleet.state, Carried(), self.fleet.now_ns, self.fleet.mono_ns)
 
     def cycle(self, *requests: Request) -> None:
         readings = self.fleet.readings

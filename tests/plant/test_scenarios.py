@@ -15,7 +15,7 @@ from unisono.model.ratings import OptOut
 from unisono.model.registry import PortfolioRecord, RegistryBatch
 from unisono.model.technology import AckCode, CommandKind, Trust
 from unisono.plant.answers import device_state
-from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.checkpoint import Carried, checkpoint, restore
 from unisono.plant.step import Arrival, StepResult, step
 
 
@@ -404,9 +404,9 @@ def test_replay_from_a_checkpoint_gives_the_same_frames() -> None:
     fleet.devices[2].behaviour = "ignores"
     fleet.cycle(dispatch_of(fleet, 25_000.0, policy="soc_fair", ramp_s=20.0))
     fleet.run(3)
-    payload = checkpoint(fleet.state, {"READINGS": 7}, fleet.now_ns, fleet.mono_ns)
-    twin, positions = restore(payload, fleet.state.config, 1, fleet.now_ns, 5)
-    assert positions == {"READINGS": 7}
+    payload = checkpoint(fleet.state, Carried({"READINGS": 7}), fleet.now_ns, fleet.mono_ns)
+    twin, carried = restore(payload, fleet.state.config, 1, fleet.now_ns, 5)
+    assert carried == Carried({"READINGS": 7})
     shift_ns = 5 - fleet.mono_ns
     for _ in range(20):
         ours, fed = _recorded_cycle(fleet)
@@ -436,7 +436,7 @@ def test_a_new_owner_commands_anew_before_it_renews_anything() -> None:
     fleet = fleet_of(batteries(4))
     fleet.cycle(dispatch_of(fleet, 12_000.0, duration_s=600.0))
     fleet.run(5)
-    payload = checkpoint(fleet.state, {}, fleet.now_ns, fleet.mono_ns)
+    payload = checkpoint(fleet.state, Carried(), fleet.now_ns, fleet.mono_ns)
     fleet.state, _ = restore(payload, fleet.state.config, 2, fleet.now_ns, fleet.mono_ns)
     before = len(fleet.frames)
     first = fleet.cycle().frames
@@ -457,7 +457,11 @@ def test_an_answer_to_the_owner_before_counts_if_it_accepts_what_still_holds(cod
     fleet.cycle(dispatch_of(fleet, 10_000.0))
     ((answer,), fleet.arrivals) = fleet.arrivals, []
     fleet.state, _ = restore(
-        checkpoint(fleet.state, {}, fleet.now_ns, fleet.mono_ns), fleet.state.config, 2, fleet.now_ns, fleet.mono_ns
+        checkpoint(fleet.state, Carried(), fleet.now_ns, fleet.mono_ns),
+        fleet.state.config,
+        2,
+        fleet.now_ns,
+        fleet.mono_ns,
     )
     for device in fleet.devices:
         device.behaviour = "mute"

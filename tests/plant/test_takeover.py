@@ -12,7 +12,7 @@ from unisono.base.instants import NS_PER_S
 from unisono.main.rehearse import PORTFOLIO_NO, START_NS
 from unisono.model.dispatch import Dispatch, TargetPoint
 from unisono.model.registry import DeviceRecord, PortfolioRecord, RegistryBatch
-from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.checkpoint import Carried, checkpoint, restore
 from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
 from unisono.plant.step import Arrival, StepResult, step
@@ -69,7 +69,7 @@ def _run(killed_at_s: int | None) -> Iterator[Seen]:
             continue
         yield _seen(at_s, result, region, target_w)
         if at_s == killed_at_s:
-            payload = checkpoint(state, {}, now_ns, mono_ns)
+            payload = checkpoint(state, Carried(), now_ns, mono_ns)
 
 
 def _successor(payload: bytes, missed: list[Arrival], now_ns: int, mono_ns: int) -> PlantState:

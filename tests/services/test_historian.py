@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.links.edge import until
 from tests.store.history.make import DAY_NS, readings, rows
 from tests.store.history.running import Records, running_nats, running_records
 
@@ -275,14 +276,6 @@ class Ticking(MovableClock):
     def monotonic_ns(self) -> int:
         self.advance(0.05)
         return super().monotonic_ns()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Let the loops run until it is so; the scene's own timeout ends the wait."""
-    pace = asyncio.Event()
-    while not is_so():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(pace.wait(), 0.02)
 
 
 async def publish_stubbornly(house: House, batch: ReadingBatch) -> None:

@@ -11,7 +11,8 @@ from tests.links.edge import bus_of, nats_engine, running
 from unisono.base.clock import MovableClock
 from unisono.bus.connection import Bus
 from unisono.model.dispatch import OptOutChange, encode_request
-from unisono.services.outbound import WAITING_MAX, Outbound
+from unisono.plant.checkpoint import Unsent
+from unisono.services.outbound import WAITING_MAX, Outbound, Worth
 from unisono.services.realtime_inbox import Inbox
 
 
@@ -32,16 +33,16 @@ def test_what_was_put_while_nats_was_away_arrives_in_order_and_once(tmp_path: Pa
                 await bus.ensure_streams()
                 outbound = Outbound(bus)
                 async with running(outbound.send()):
-                    outbound.put("commands.0.1", b"before", "c-0")
+                    outbound.put(Unsent("commands.0.1", "c-0", b"before"), Worth.COMMANDS)
                     await received(bus, 1)
                     await asyncio.to_thread(engine.stop)
                     for k in range(1, 4):
-                        outbound.put("commands.0.1", b"during %d" % k, f"c-{k}")
+                        outbound.put(Unsent("commands.0.1", f"c-{k}", b"during %d" % k), Worth.COMMANDS)
                     await asyncio.to_thread(engine.start)
-                    outbound.put("commands.0.1", b"after", "c-4")
+                    outbound.put(Unsent("commands.0.1", "c-4", b"after"), Worth.COMMANDS)
                     # The same identity again: the stream has it already.
-                    outbound.put("commands.0.1", b"after", "c-4")
-                    outbound.put("commands.0.1", b"last", "c-5")
+                    outbound.put(Unsent("commands.0.1", "c-4", b"after"), Worth.COMMANDS)
+                    outbound.put(Unsent("commands.0.1", "c-5", b"last"), Worth.COMMANDS)
                     return await received(bus, 6)
 
     assert asyncio.run(scenario()) == [b"before", b"during 1", b"during 2", b"during 3", b"after", b"last"]
@@ -54,11 +55,25 @@ def test_the_oldest_goes_when_the_bound_is_reached_and_is_counted(tmp_path: Path
                 await bus.ensure_streams()
                 outbound = Outbound(bus)
                 for k in range(WAITING_MAX + 3):
-                    outbound.put("commands.0.1", b"%d" % k, f"c-{k}")
+                    outbound.put(Unsent("commands.0.1", f"c-{k}", b"%d" % k), Worth.COMMANDS)
                 async with running(outbound.send()):
                     return outbound.n_dropped, (await received(bus, 1))[0]
 
     assert asyncio.run(scenario()) == (3, b"3")
+
+
+def test_of_what_waits_commands_go_first_then_progress_and_the_event_log_never(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, list[str]]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                outbound = Outbound(bus)
+                for k, worth in enumerate([Worth.LOG, Worth.PROGRESS, Worth.COMMANDS] + [Worth.LOG] * WAITING_MAX):
+                    outbound.put(Unsent("outcomes.0.1", f"m-{k}", b""), worth)
+                return outbound.n_dropped, [message.message_id for message in outbound.records()]
+
+    n_dropped, waiting = asyncio.run(scenario())
+    assert n_dropped == 2
+    assert waiting == ["m-0", *(f"m-{k}" for k in range(3, WAITING_MAX + 3))]
 
 
 def test_the_inbox_refuses_what_is_damaged_and_remembers_how_far_it_was_drained(tmp_path: Path) -> None:

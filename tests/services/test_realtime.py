@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.links.edge import bus_of, nats_engine, running
+import msgspec
+import pytest
+from tests.links.edge import bus_of, nats_engine, running, until
 from tests.plant.fake_fleet import FakeFleet, battery, dispatch_of, fleet_of
 
 from unisono.base.clock import MovableClock
 from unisono.base.instants import NS_PER_S
 from unisono.bus.connection import Bus
+from unisono.bus.consumers import KeptMessage
+from unisono.model.dispatch import TargetPoint, encode_request
 from unisono.model.registry import RegistryBatch, encode_registry
-from unisono.plant.checkpoint import checkpoint
+from unisono.model.totals import OutcomeBatch
+from unisono.plant.checkpoint import Carried, checkpoint
 from unisono.plant.state import PlantConfig, PlantState
 from unisono.services.realtime import RealtimeSettings, _Loop
 from unisono.services.shard_lease import ShardLease
-
-POSITIONS = {"REGISTRY": 0, "REQUESTS": 0, "READINGS": 0, "COMMANDS": 0}
 
 
 def loop_of(bus: Bus, folder: Path, fleet: FakeFleet, *, epoch: int) -> _Loop:
@@ -29,7 +32,7 @@ def loop_of(bus: Bus, folder: Path, fleet: FakeFleet, *, epoch: int) -> _Loop:
     return _Loop(settings, bus, clock, lease)
 
 
-async def caught_up(loop: _Loop) -> PlantState:
+async def catch_up(loop: _Loop) -> None:
     inbox = loop.inbox
     async with (
         asyncio.timeout(20.0),
@@ -39,6 +42,10 @@ async def caught_up(loop: _Loop) -> PlantState:
         running(inbox.read_commands()),
     ):
         await loop._catch_up()
+
+
+async def caught_up(loop: _Loop) -> PlantState:
+    await catch_up(loop)
     loop.close()
     return loop._state
 
@@ -46,7 +53,7 @@ async def caught_up(loop: _Loop) -> PlantState:
 def test_commands_that_left_after_the_checkpoint_are_known_to_the_next_owner(tmp_path: Path) -> None:
     fleet = fleet_of([battery(no, merit=no) for no in range(1, 6)])
     fleet.cycle(dispatch_of(fleet, 12_000.0))
-    payload = checkpoint(fleet.state, POSITIONS | {"COMMANDS": 1}, fleet.now_ns, fleet.mono_ns)
+    payload = checkpoint(fleet.state, Carried({"COMMANDS": 1}), fleet.now_ns, fleet.mono_ns)
     before = len(fleet.frames)
     fleet.cycle()
 
@@ -103,3 +110,51 @@ def test_a_stream_whose_messages_have_all_gone_is_not_waited_for(tmp_path: Path)
                 return await caught_up(loop_of(bus, tmp_path, fleet, epoch=2))
 
     assert asyncio.run(scenario()).n_devices == 0
+
+
+@pytest.mark.parametrize("killed", ["before the checkpoint", "before it is sent", "after it is sent"])
+def test_what_is_for_the_event_log_reaches_it_once_whenever_the_owner_is_killed(tmp_path: Path, killed: str) -> None:
+    fleet = fleet_of([battery(no, merit=no) for no in range(1, 4)])
+    spec = dispatch_of(fleet, 8_000.0, start_ns=fleet.now_ns + 60 * NS_PER_S)
+    spec = msgspec.structs.replace(spec, targets=(TargetPoint(spec.start_ns, 8_000.0),))
+    records = (*(device.record for device in fleet.devices), *fleet.portfolios)
+
+    async def scenario() -> list[OutcomeBatch]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                await bus.publish_kept("registry.0", encode_registry(RegistryBatch(records)))
+                await bus.publish_kept("requests.0", encode_request(spec))
+                first = loop_of(bus, tmp_path, fleet, epoch=1)
+                await catch_up(first)
+                await first._cycle()
+                assert first.outbound.records() == (), "nothing leaves that no checkpoint knows"
+                if killed != "before the checkpoint":
+                    await first._save()
+                    assert len(first.outbound.records()) == 1
+                if killed == "after it is sent":
+                    await sent(first)
+                first.close()
+
+                second = loop_of(bus, tmp_path, fleet, epoch=2)
+                await catch_up(second)
+                await second._cycle()
+                await second._save()
+                await sent(second)
+                second.close()
+                reader = bus.reader("OUTCOMES", "outcomes.0.*", 1)
+                last, found = await bus.last_seq("OUTCOMES"), list[KeptMessage]()
+                while not found or found[-1].seq < last:
+                    found += await reader.take(100, 1.0)
+                await reader.close()
+                return [msgspec.msgpack.decode(message.payload, type=OutcomeBatch) for message in found]
+
+    batches = asyncio.run(scenario())
+    assert [entry.kind for batch in batches for entry in batch.log] == ["dispatch.accepted"]
+    keys = [(batch.epoch, batch.cycle) for batch in batches]
+    assert len(keys) == len(set(keys))
+
+
+async def sent(loop: _Loop) -> None:
+    async with asyncio.timeout(20.0), running(loop.outbound.send()):
+        await until(lambda: not loop.outbound.records())

@@ -27,6 +27,21 @@ _MAGIC: Final = b"UCP1"
 _GROUP_FIELDS: Final = ("nameplate", "slots", "picture", "leases", "sites", "gateways")
 
 
+class Unsent(msgspec.Struct, frozen=True, array_like=True):
+    """A message that is not on its stream for certain; (subject, message id) makes a repetition known for one."""
+
+    subject: str
+    message_id: str
+    payload: bytes
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """What a checkpoint holds besides the state: the streams' sequences folded, and what still has to be sent."""
+
+    positions: dict[str, int] = {}
+    unsent: tuple[Unsent, ...] = ()
+
+
 class _PortfolioPart(msgspec.Struct, array_like=True):
     portfolio_no: int
     portfolio_id: str
@@ -57,7 +72,7 @@ class _Header(msgspec.Struct):
     epoch: int
     wall_ns: int
     mono_ns: int
-    positions: dict[str, int]
+    carried: Carried
     next_seq: int
     next_dispatch_no: int
     cycle: int
@@ -99,8 +114,8 @@ _TABLE_FIELDS: Final = (
 )  # fmt: skip
 
 
-def checkpoint(state: PlantState, positions: dict[str, int], now_ns: int, monotonic_ns: int) -> bytes:
-    """Return the state's bytes; ``positions`` are the streams' sequences that it has folded."""
+def checkpoint(state: PlantState, carried: Carried, now_ns: int, monotonic_ns: int) -> bytes:
+    """Return the bytes of the state and of what is carried with it."""
     table = state.fleet
     arrays = _arrays(state)
     header = _Header(
@@ -108,7 +123,7 @@ def checkpoint(state: PlantState, positions: dict[str, int], now_ns: int, monoto
         epoch=state.epoch,
         wall_ns=now_ns,
         mono_ns=monotonic_ns + state.mono_shift_ns,
-        positions=positions,
+        carried=carried,
         portfolios=[
             _PortfolioPart(p.portfolio_no, p.portfolio_id, p.organisation_id, p.revision)
             for p in table.portfolios.values()
@@ -128,8 +143,8 @@ def checkpoint(state: PlantState, positions: dict[str, int], now_ns: int, monoto
 
 def restore(
     payload: bytes, config: PlantConfig, epoch: int, now_ns: int, monotonic_ns: int
-) -> tuple[PlantState, dict[str, int]]:
-    """Return the state under ``epoch`` and the positions to read on from; raises DamagedRecord."""
+) -> tuple[PlantState, Carried]:
+    """Return the state under ``epoch``, and where to read on from and what to send; raises DamagedRecord."""
     header, arrays = _read(payload)
     table = FleetTable(**{name: getattr(header, name) for name in _TABLE_FIELDS})
     queue = iter(arrays)
@@ -160,7 +175,7 @@ def restore(
         state.dispatches[dispatch.spec.dispatch_id] = ActiveDispatch(members=members, **fields)
     if epoch != header.epoch:
         _begin_epoch(state, epoch)
-    return state, header.positions
+    return state, header.carried
 
 
 def _begin_epoch(state: PlantState, epoch: int) -> None:

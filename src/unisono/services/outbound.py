@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from enum import IntEnum
+from typing import NamedTuple
 
 from unisono.base.errors import Unavailable
 from unisono.bus.connection import Bus
+from unisono.plant.checkpoint import Unsent
 
 log = logging.getLogger(__name__)
 
@@ -16,26 +19,41 @@ WAITING_MAX = 1_200
 RETRY_S = 0.5
 
 
+class Worth(IntEnum):
+    """What may be dropped first when too much waits."""
+
+    # They have expired by then, and the plant itself repeats what is unacknowledged.
+    COMMANDS = 0
+    # Rows of a dispatch's course: the next one says almost the same.
+    PROGRESS = 1
+    # Entries of the event log: never.
+    LOG = 2
+
+
+class _Waiting(NamedTuple):
+    message: Unsent
+    worth: Worth
+
+
 class Outbound:
     """Cycles put messages, one task sends them; (subject, message id) makes a repeated send harmless."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._waiting: deque[tuple[str, bytes, str]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._has_some = asyncio.Event()
         self.n_dropped = 0
 
-    def put(self, subject: str, payload: bytes, message_id: str) -> None:
-        """Queue a message; at the bound the oldest goes ("oldest outbound dropped").
-
-        Commands among the dropped have expired by then, and the plant itself repeats what is unacknowledged.
-        """
+    def put(self, message: Unsent, worth: Worth) -> None:
+        """Queue a message; at the bound the oldest of the least worth goes ("oldest outbound dropped")."""
         if len(self._waiting) >= WAITING_MAX:
-            self._waiting.popleft()
-            self.n_dropped += 1
-            log.error("oldest outbound dropped", extra={"n_dropped": self.n_dropped})
-        self._waiting.append((subject, payload, message_id))
+            self._drop()
+        self._waiting.append(_Waiting(message, worth))
         self._has_some.set()
+
+    def records(self) -> tuple[Unsent, ...]:
+        """Return what waits and must reach its stream although this process may not live until then."""
+        return tuple(waiting.message for waiting in self._waiting if waiting.worth > Worth.COMMANDS)
 
     async def send(self) -> None:
         """Send for ever; a message leaves the queue only when the stream has acknowledged it."""
@@ -43,9 +61,9 @@ class Outbound:
         while True:
             await self._has_some.wait()
             while self._waiting:
-                subject, payload, message_id = self._waiting[0]
+                first = self._waiting[0]
                 try:
-                    await self._bus.publish_kept(subject, payload, message_id)
+                    await self._bus.publish_kept(first.message.subject, first.message.payload, first.message.message_id)
                 except Unavailable as away:
                     if not is_away:
                         log.warning("outbound waits", extra={"why": str(away)})
@@ -55,6 +73,14 @@ class Outbound:
                 if is_away:
                     log.info("outbound flows again", extra={"n_waiting": len(self._waiting)})
                     is_away = False
-                if self._waiting and self._waiting[0][2] == message_id:
+                if self._waiting and self._waiting[0] is first:
                     self._waiting.popleft()
             self._has_some.clear()
+
+    def _drop(self) -> None:
+        least = min(waiting.worth for waiting in self._waiting)
+        if least == Worth.LOG:
+            return
+        del self._waiting[next(at for at, waiting in enumerate(self._waiting) if waiting.worth == least)]
+        self.n_dropped += 1
+        log.error("oldest outbound dropped", extra={"n_dropped": self.n_dropped})

@@ -25,11 +25,11 @@ from unisono.bus import subjects
 from unisono.bus.connection import Bus
 from unisono.model.queries import Refused, decode_query, encode_answer
 from unisono.plant.answers import answer
-from unisono.plant.checkpoint import checkpoint, restore
+from unisono.plant.checkpoint import Carried, Unsent, checkpoint, restore
 from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
 from unisono.plant.step import StepResult, step
-from unisono.services.outbound import Outbound
+from unisono.services.outbound import Outbound, Worth
 from unisono.services.realtime_inbox import Inbox
 from unisono.services.shard_lease import LostLease, ShardLease
 from unisono.store.database import Database
@@ -49,9 +49,10 @@ _WRITING_FRAC = 0.05
 class RealtimeSettings:
     """How one shard is run.
 
-    ``checkpoint_every_s``: the most telemetry that a restart replays; after a cycle that commanded the next one is
-    written at once, for a successor that forgot who was called would call others besides them. ``lease_s``: how long
-    an owner that can't reach PostgreSQL goes on commanding, and so how long a successor waits after a crash at most.
+    ``checkpoint_every_s``: the most telemetry that a restart replays; after a cycle that commanded, or that says
+    something to the event log, the next one is written at once: what is in it need not be gathered from the streams.
+    ``lease_s``: how long an owner that can't reach PostgreSQL goes on commanding, and so how long a successor waits
+    after a crash at most.
     """
 
     shard: int
@@ -92,10 +93,15 @@ class _Loop:
         self._clock = clock
         self._lease = lease
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="plant")
-        self._state, positions = self._newest_state()
+        self._state, carried = self._newest_state()
         self._is_current = asyncio.Event()
-        self.inbox = Inbox(bus, settings.shard, clock, positions)
+        # Outcomes with entries of the event log that no checkpoint holds yet, and those after them: a cycle that is
+        # told and then forgotten would be told twice.
+        self._held: list[tuple[Unsent, Worth]] = []
+        self.inbox = Inbox(bus, settings.shard, clock, dict.fromkeys(_STREAMS, 0) | carried.positions)
         self.outbound = Outbound(bus)
+        for message in carried.unsent:
+            self.outbound.put(message, Worth.LOG)
 
     async def cycle_for_ever(self) -> None:
         """Catch up, then step at our own pace; a late cycle is skipped, not made up for."""
@@ -110,7 +116,8 @@ class _Loop:
                 raise LostLease(self._settings.shard, self._lease.epoch)
             began_ns = self._clock.monotonic_ns()
             has_commanded = await self._cycle()
-            if began_ns - saved_ns >= (min(pause_ns, rest_ns) if has_commanded else rest_ns):
+            is_to_save_soon = has_commanded or bool(self._held)
+            if began_ns - saved_ns >= (min(pause_ns, rest_ns) if is_to_save_soon else rest_ns):
                 writing_ns = self._clock.monotonic_ns()
                 await self._save()
                 pause_ns = round((self._clock.monotonic_ns() - writing_ns) / _WRITING_FRAC)
@@ -148,12 +155,15 @@ class _Loop:
         began_ns = self._clock.monotonic_ns()
         result = await self._in_worker(self._step, self.inbox.drain())
         cycle_ms = (self._clock.monotonic_ns() - began_ns) / NS_PER_MS
-        shard, epoch, cycle = self._settings.shard, self._lease.epoch, result.totals.cycle
-        identity = f"{shard}-{epoch}-{cycle}"
+        shard, epoch = self._settings.shard, self._lease.epoch
+        identity = f"{shard}-{epoch}-{result.totals.cycle}"
         if len(result.frames):
-            self.outbound.put(subjects.commands(shard, epoch), result.frames.encode(), f"c-{identity}")
+            frames = Unsent(subjects.commands(shard, epoch), f"c-{identity}", result.frames.encode())
+            self.outbound.put(frames, Worth.COMMANDS)
         if result.outcomes.progress or result.outcomes.log:
-            self.outbound.put(subjects.outcomes(shard, epoch), msgspec.msgpack.encode(result.outcomes), f"o-{identity}")
+            payload = msgspec.msgpack.encode(result.outcomes)
+            outcomes = Unsent(subjects.outcomes(shard, epoch), f"o-{identity}", payload)
+            self._hold(outcomes, Worth.LOG if result.outcomes.log else Worth.PROGRESS)
         totals = msgspec.structs.replace(
             result.totals, readings_seq=self.inbox.positions["READINGS"], cycle_ms=cycle_ms
         )
@@ -163,10 +173,20 @@ class _Loop:
             log.warning("totals not published", extra={"why": str(away)})
         return len(result.frames) > 0
 
+    def _hold(self, outcomes: Unsent, worth: Worth) -> None:
+        """Send the outcomes of a cycle, or hold them until a checkpoint has them: each entry reaches the log once."""
+        if worth == Worth.LOG or self._held:
+            self._held.append((outcomes, worth))
+        else:
+            self.outbound.put(outcomes, worth)
+
     async def _save(self) -> None:
-        """Write the checkpoint beside the old one, sync, rename."""
-        positions = dict(self.inbox.positions)
-        await self._in_worker(self._write_checkpoint, positions)
+        """Write the checkpoint beside the old one, sync, rename; then send what waited for it."""
+        unsent = (*self.outbound.records(), *(message for message, _ in self._held))
+        await self._in_worker(self._write_checkpoint, Carried(dict(self.inbox.positions), unsent))
+        for message, worth in self._held:
+            self.outbound.put(message, worth)
+        self._held.clear()
 
     async def _in_worker(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
@@ -191,29 +211,26 @@ class _Loop:
             return encode_answer(Refused(reason=f"not a query: {foreign}"))
         return encode_answer(answer(self._state, query, self._clock.wall_ns(), self._clock.monotonic_ns()))
 
-    def _write_checkpoint(self, positions: dict[str, int]) -> None:
+    def _write_checkpoint(self, carried: Carried) -> None:
         path = self._settings.checkpoint_path
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
         with fresh.open("wb") as file:
-            file.write(checkpoint(self._state, positions, self._clock.wall_ns(), self._clock.monotonic_ns()))
+            file.write(checkpoint(self._state, carried, self._clock.wall_ns(), self._clock.monotonic_ns()))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
 
-    def _newest_state(self) -> tuple[PlantState, dict[str, int]]:
+    def _newest_state(self) -> tuple[PlantState, Carried]:
         """Return the checkpoint's state under our epoch, or an empty one that replays the streams from their start."""
         settings, epoch = self._settings, self._lease.epoch
         try:
             payload = settings.checkpoint_path.read_bytes()
-            state, positions = restore(
-                payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns()
-            )
+            return restore(payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns())
         except FileNotFoundError:
-            return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
+            log.info("no checkpoint; the streams are read from their start")
         except DamagedRecord as damaged:
             log.error(  # noqa: TRY400  # our own file, and what is wrong with it is said
                 "checkpoint refused; the streams are replayed from their start", extra={"why": str(damaged)}
             )
-            return new_state(settings.shard, epoch, settings.plant), dict.fromkeys(_STREAMS, 0)
-        return state, positions
+        return new_state(settings.shard, epoch, settings.plant), Carried()
