@@ -71,7 +71,7 @@ def arrives_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int, w
     A cloud that polls fetches it at any instant of its pause, so that its chance grows while it does not come; what is
     long overdue is not counted on.
     """
-    since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
+    since_s = max(0.0, (mono_ns - leases.sent_mono_ns[row]) * _NS)
     longest_s = OVERDUE_LATENCIES * float(nameplate.latency_s[row])
     return float(min(1.0, within_s / max(longest_s - since_s, 0.5 * longest_s))) if since_s < longest_s else 0.0
 

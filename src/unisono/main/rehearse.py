@@ -85,7 +85,7 @@ def rehearse(spec: RehearsalSpec) -> Rehearsal:
     digest = hashlib.sha256()
     calls = iter(sorted(spec.calls, key=lambda call: call.start_s))
     upcoming = next(calls, None)
-    registry: list[RegistryBatch] = [_registry(region)]
+    registry: list[RegistryBatch] = [portfolio_of_all(region)]
     newest: StepResult | None = None
     for now_ns in _instants(spec):
         at_s = (now_ns - spec.start_ns) / NS_PER_S
@@ -117,7 +117,7 @@ def _instants(spec: RehearsalSpec) -> Iterator[int]:
     return iter(range(spec.start_ns, spec.start_ns + round(spec.duration_s * NS_PER_S), cycle_ns))
 
 
-def _registry(region: Region) -> RegistryBatch:
+def portfolio_of_all(region: Region) -> RegistryBatch:
     """Return the region's own registry with one portfolio of all its devices."""
     records = region.registry().records
     devices = [record for record in records if isinstance(record, DeviceRecord)]

@@ -17,8 +17,7 @@ from typing import Final
 import numpy as np
 
 from unisono.base.instants import NS_PER_S
-from unisono.brain.dispatch.controller import ActiveDispatch
-from unisono.brain.dispatch.members import weigh
+from unisono.brain.dispatch.controller import ActiveDispatch, weigh_members
 from unisono.fleet.columns import F4, I4
 from unisono.model.batches import CommandFrames
 from unisono.model.dispatch import Dispatch, Request
@@ -84,7 +83,7 @@ def fold_frames(state: PlantState, frames: CommandFrames, now_ns: int, monotonic
     active_of_no = {active.dispatch_no: active for active in state.dispatches.values()}
     for active in active_of_no.values():
         refreshed(state, active)
-        _weigh(state, active, now_ns, mono_ns)
+        weigh_members(active, table, now_ns, mono_ns)
     rows = _rows(table.row_of_device, frames.device_no)
     references_w, setpoints_w = _references_and_setpoints(state, frames, rows, active_of_no)
     told = Told(
@@ -146,24 +145,6 @@ def _sliced(recorded: Recorded, told: Sequence[CommandFrames], ends_ns: Sequence
     for frames in told:
         slices[place(frames.issued_ns)].frames.append(frames)
     yield from slices
-
-
-def _weigh(state: PlantState, active: ActiveDispatch, now_ns: int, mono_ns: int) -> None:
-    """Bring the members' references to this instant."""
-    table = state.fleet
-    since_s = max(0.0, (now_ns - active.frozen_ns) / NS_PER_S)
-    weigh(
-        active.sign,
-        active.dispatch_no,
-        mono_ns,
-        since_s,
-        active.members,
-        table.nameplate,
-        table.slots,
-        table.picture,
-        table.leases,
-        active.sums,
-    )
 
 
 def _rows(row_of_device: I4, device_no: I4) -> I4:

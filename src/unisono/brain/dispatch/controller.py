@@ -20,7 +20,7 @@ import numpy as np
 from unisono.base.instants import NS_PER_S
 from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair, want
 from unisono.brain.dispatch.members import SUM_NAMES, Members, weigh
-from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_all, given_later_w, hold_back
+from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_waiting, given_later_w, hold_back
 from unisono.brain.dispatch.profile import profile_w, ramp_frac, steering_frac
 from unisono.fleet.columns import F8
 from unisono.fleet.table import FleetTable
@@ -132,7 +132,7 @@ def largest_change(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> t
     """
     target_w = change_w = 0.0
     for _ in range(2):
-        _weigh(active, table, active.frozen_ns, mono_ns, 0.0)
+        weigh_members(active, table, active.frozen_ns, mono_ns)
         changes = [(p.power_w, _change_of_w(active, p.power_w)) for p in active.spec.targets]
         target_w, change_w = max(changes, key=lambda pair: abs(pair[1]))
         if change_w * active.sign >= 0.0:
@@ -160,6 +160,7 @@ def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str
 
 
 _KEPT: Final = SUM_NAMES.index("kept_w")
+_UNDER_WAY: Final = SUM_NAMES.index("under_way_w")
 _COMING: Final = SUM_NAMES.index("coming_w")
 _GAP: Final = SUM_NAMES.index("gap_w")
 _PINNED: Final = SUM_NAMES.index("pinned_w")
@@ -175,7 +176,7 @@ def _weighed_change_w(
     wanted_w = 0.0
     for _ in range(2):
         # What arrives until the next cycle is there for half of it.
-        _weigh(active, table, now_ns, mono_ns, 0.5 * config.cycle_s)
+        weigh_members(active, table, now_ns, mono_ns, 0.5 * config.cycle_s)
         wanted_w = _full_change_w(active, now_ns + round(config.lead_s * NS_PER_S))
         sign = active.sign if wanted_w == 0.0 else 1 if wanted_w > 0.0 else -1
         if sign == active.sign:
@@ -184,7 +185,8 @@ def _weighed_change_w(
     return wanted_w
 
 
-def _weigh(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, lead_s: float) -> None:
+def weigh_members(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, lead_s: float = 0.0) -> None:
+    """Bring the members' references to ``now_ns`` and weigh them; what is under way is foreseen for ``lead_s``."""
     weigh(
         active.sign,
         active.dispatch_no,
@@ -217,13 +219,17 @@ def _change_of_w(active: ActiveDispatch, power_w: float) -> float:
 
 
 def _allocate_at_pace(active: ActiveDispatch, table: FleetTable, need_w: float, cap_w: float) -> float:
-    """Share ``need_w`` out with at most ``cap_w`` under way to a slow gateway, unless it can't be had otherwise."""
+    """Share ``need_w`` out with at most ``cap_w`` under way to a slow gateway; return what nobody can give now.
+
+    What can't be had otherwise is asked of those who wait, as far as it is not under way already.
+    """
     under_way_w = np.zeros(table.n_gateways)
     n_waiting = hold_back(cap_w, active.members, table.nameplate, table.leases, under_way_w)
     left_w = _allocate(active, table, need_w)
-    if n_waiting and left_w > LEFT_FRAC * need_w:
-        call_all(active.members)
-        return _allocate(active, table, need_w)
+    missing_w = left_w - active.sign * float(active.sums[_UNDER_WAY])
+    if n_waiting and missing_w > LEFT_FRAC * need_w:
+        called_w = call_waiting(missing_w, active.members)
+        return _allocate(active, table, need_w - left_w + called_w) + max(0.0, left_w - called_w)
     later_w = given_later_w(active.members, table.nameplate)
     return _allocate(active, table, need_w + later_w) if later_w > 0.0 else left_w
 

@@ -24,6 +24,7 @@ SUM_NAMES: Final = (
     "delivered_var_w2",
     "reference_w",
     "pinned_w",
+    "under_way_w",
     "coming_w",
     "kept_w",
     "gap_w",
@@ -51,6 +52,7 @@ SUM_NAMES: Final = (
     _VARIANCE,
     _REFERENCE,
     _PINNED_W,
+    _UNDER_WAY,
     _COMING,
     _KEPT,
     _GAP,
@@ -344,17 +346,26 @@ def _leftover_w(
 
 
 @part
-def _coming_w(
-    members: Members, k: int, mono_ns: int, lead_s: float, nameplate: Nameplate, picture: Picture, leases: Leases
-) -> float:
-    """Return by how much its credit is likely to change within ``lead_s`` because a slow cloud passes a command on."""
+def _count_under_way(
+    members: Members,
+    k: int,
+    mono_ns: int,
+    lead_s: float,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    sums: F8,
+) -> None:
+    """Add by how much its credit changes once a slow cloud passes a command on, and how much of that is likely soon."""
     row = members.row[k]
     if is_quick(nameplate, row) or leases.ack_code[row] != NO_ANSWER_YET or leases.state[row] == 0:
-        return 0.0
-    record = min(1.0, max(0.0, float(picture.record_frac[row])))
-    goal_w = float(members.held_w[k])
-    arrives = record * arrives_frac(nameplate, leases, row, mono_ns, lead_s)
-    return float(arrives * (goal_w - float(members.credit_w[k])))
+        return
+    arrives = arrives_frac(nameplate, leases, row, mono_ns, lead_s)
+    if arrives > 0.0:
+        record = min(1.0, max(0.0, float(picture.record_frac[row])))
+        change_w = record * (float(members.held_w[k]) - float(members.credit_w[k]))
+        sums[_UNDER_WAY] += change_w
+        sums[_COMING] += arrives * change_w
 
 
 @part
@@ -414,7 +425,7 @@ def weigh(
     """Set each member's reference, mode, reach and credit for this cycle, and add all up in ``sums`` (SUM_NAMES).
 
     ``sign`` is +1 when more power into the grid is wanted, else -1; ``since_s`` is the age of the frozen references,
-    ``lead_s`` how far ahead what is under way is foreseen (``coming_w``).
+    ``lead_s`` how far ahead what is under way is foreseen (``coming_w`` of ``under_way_w``).
     """
     kept_w = sums[_KEPT]
     sums[:] = 0.0
@@ -428,16 +439,18 @@ def weigh(
         mode = _mode(members, k, sign, dispatch_no, mono_ns, nameplate, picture, leases, sums)
         reach_w = _reach_w(members, k, sign, nameplate, picture) if mode == FREE else 0.0
         credit_w, variance = 0.0, 0.0
+        is_let_go = leases.state[row] != 1 and leases.event_no[row] == dispatch_no
         if is_held:
             credit_w, variance = _credit(members, k, mono_ns, nameplate, picture, leases)
             _count_held(members, k, slots, picture, leases, sums)
-        elif leases.state[row] != 1 and leases.event_no[row] == dispatch_no:
+        elif is_let_go:
             credit_w = _leftover_w(members, k, mono_ns, nameplate, picture, leases)
             sums[_PINNED_W] += credit_w
         members.mode[k] = mode
         members.reach_w[k] = reach_w
         members.credit_w[k] = credit_w
-        sums[_COMING] += _coming_w(members, k, mono_ns, lead_s, nameplate, picture, leases) if mode != FREE else 0.0
+        if mode != FREE:
+            _count_under_way(members, k, mono_ns, lead_s, nameplate, picture, leases, sums)
         sums[_DELIVERED] += credit_w
         sums[_VARIANCE] += variance
         sums[_REACH] += reach_w
@@ -447,5 +460,7 @@ def weigh(
         elif is_held and mode == FREE:
             sums[_GAP] += members.held_w[k] - credit_w
         if not math.isnan(picture.power_w[row]):
-            sums[_BASE] += reference_w if is_held else picture.power_w[row]
-            sums[_NET] += reference_w + credit_w if is_held else picture.power_w[row]
+            # What was called may still show it: there the reference stands for what it would do.
+            base_w = reference_w if is_held or is_let_go else float(picture.power_w[row])
+            sums[_BASE] += base_w
+            sums[_NET] += base_w + credit_w

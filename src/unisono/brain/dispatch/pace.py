@@ -61,9 +61,13 @@ def given_later_w(members: Members, nameplate: Nameplate) -> float:
     return later_w
 
 
-@column_kernel(types.void(MEMBERS))
-def call_all(members: Members) -> None:
-    """Let nobody wait."""
-    for k in range(members.row.size):
-        if members.mode[k] == WAITING:
+@column_kernel(types.float64(types.float64, MEMBERS))
+def call_waiting(missing_w: float, members: Members) -> float:
+    """Let no more wait than ``missing_w`` leaves over, the cheapest called first; return what the called can give."""
+    called_w = 0.0
+    for j in range(members.order.size):
+        k = members.order[j]
+        if members.mode[k] == WAITING and called_w < missing_w:
             members.mode[k] = FREE
+            called_w += members.reach_w[k]
+    return called_w
