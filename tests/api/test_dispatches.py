@@ -223,9 +223,10 @@ def test_what_other_dispatches_may_take_in_that_time_counts_as_not_covered(
     made = plant.portfolio()
     plant.picture.fold_totals(totals(made["portfolio_no"]))
     [device] = plant.get("/v1/devices").json()["items"]
-    if device["lifecycle"] != "active":
-        for lifecycle in ("commissioning", "active"):
-            plant.post(f"/v1/devices/{device['device_id']}/lifecycle", {"lifecycle": lifecycle})
+    path = f"/v1/devices/{device['device_id']}"
+    assert plant.call("PATCH", path, json={"gateway_reference": "gateway 1"}).status_code == 200
+    for lifecycle in ("commissioning", "active"):
+        assert plant.post(f"{path}/lifecycle", {"lifecycle": lifecycle}).status_code == 200
     # Another portfolio that shares the device, and one that shares nothing.
     shared = plant.post("/v1/vpp/portfolios", {"name": "shared", "members": [device["device_id"]]}).json()
     strange = plant.portfolio()
