@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +13,7 @@ from unisono.brain.dispatch.controller import (
     SCHEDULED,
     ActiveDispatch,
     Steered,
+    delivered_sd_w,
     note_shortfall,
     steer,
 )
@@ -63,7 +63,7 @@ class Draft:
             reported_w=sums["reported_w"] if n_reported else None,
             measured_w=sums["measured_w"] if n_measured else None,
             delivered_w=steered.delivered_w,
-            delivered_sd_w=math.sqrt(sums["delivered_var_w2"]),
+            delivered_sd_w=delivered_sd_w(active),
             shortfall_w=steered.shortfall_w,
             reference_w=sums["reference_w"],
             n_targeted=n_sent + steered.n_called - steered.n_let_go,
