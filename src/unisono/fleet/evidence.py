@@ -21,6 +21,10 @@ GRACE_S: Final = 4.0
 # Unanswered commands are repeated after this long, or three latencies.
 ANSWER_S: Final = 5.0
 ANSWER_LATENCIES: Final = 3.0
+# After so many repetitions a device that neither answers nor moves is let go.
+RESENT_MAX: Final = 6
+# What stands for the code of an answer until there is one.
+NO_ANSWER_YET: Final = 255
 # What takes longer than two cycles to arrive is not taken as followed before it is answered.
 QUICK_S: Final = 8.0
 # A latency is what is usual; after one and a half of them something is wrong.

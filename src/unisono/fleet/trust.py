@@ -58,7 +58,7 @@ SUSPECT_S: Final = 900.0
 SUSPECT_MAX_S: Final = 14_400.0
 SUSPECT_SHORT_S: Final = 120.0
 # Repetitions without an answer before a device that does not move either is let go.
-RESENT_MAX: Final = 3
+RESENT_SUSPECT: Final = 3
 _NS: Final = 1e-9
 _NO_SOURCE: Final = 255
 _PV: Final = 1
@@ -123,7 +123,7 @@ def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int
         return 0
     was_acknowledged = leases.acked_seq[row] >= 0
     if not was_acknowledged and (
-        leases.n_resent[row] < RESENT_MAX or (received_ns - leases.resent_mono_ns[row]) * _NS < wait_s
+        leases.n_resent[row] < RESENT_SUSPECT or (received_ns - leases.resent_mono_ns[row]) * _NS < wait_s
     ):
         return -1
     if moved_frac <= -MOVED_FRAC:

@@ -17,7 +17,7 @@ from unisono.brain.dispatch.controller import (
     note_shortfall,
     steer,
 )
-from unisono.brain.dispatch.members import SUM_NAMES
+from unisono.brain.dispatch.sums import SUM_NAMES
 from unisono.model.batches import CommandFrames
 from unisono.model.dispatch import DispatchProgress
 from unisono.plant.requests import log_entry, members_of, refreshed, remember

@@ -19,7 +19,6 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, pair_of, part, type_of
-from unisono.brain.dispatch.members import RESENT_MAX
 from unisono.fleet.columns import (
     F4,
     GATEWAYS,
@@ -34,7 +33,7 @@ from unisono.fleet.columns import (
     Nameplate,
     Picture,
 )
-from unisono.fleet.evidence import answer_s
+from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, answer_s
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
 
@@ -54,7 +53,6 @@ _NONE, _HELD, _RELEASING = 0, 1, 2
 _RELEASE_KIND: Final = 6
 _NS: Final = 1e-9
 _REFUSED_EXPIRED: Final = 6
-_NO_ANSWER: Final = 255
 
 
 class Outbox(NamedTuple):
@@ -122,7 +120,7 @@ def _value(row: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> 
 
 
 @part
-def _put(
+def put_row(
     n: int,
     row: int,
     now_ns: int,
@@ -149,7 +147,7 @@ def _put(
 
 
 @part
-def _command(
+def give_sequence(
     row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways
 ) -> None:
     """Give the row's command its sequence and instants."""
@@ -158,13 +156,13 @@ def _command(
     leases.sent_mono_ns[row] = mono_ns
     leases.resent_mono_ns[row] = mono_ns
     leases.n_resent[row] = 0
-    leases.ack_code[row] = 255
+    leases.ack_code[row] = NO_ANSWER_YET
     leases.expires_ns[row] = now_ns + np.int64(nameplate.ttl_s[row] * 1e9)
     gateways.newest_command_seq[nameplate.gateway[row]] = seq
 
 
 @part
-def _take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
+def take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
     """Take over what is wanted: begin a lease or change the one that is held, and the move that must follow."""
     wanted_w = leases.wanted_w[row]
     is_new = leases.state[row] != _HELD
@@ -194,10 +192,10 @@ def _take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
 @part
 def _let_go(row: int, mono_ns: int, leases: Leases) -> bool:
     """End the lease; True if the device must be told (it never accepted anything: it need not)."""
-    if leases.ack_code[row] == 255 and leases.n_resent[row] >= RESENT_MAX and leases.move_mono_ns[row] >= 0:
+    if leases.ack_code[row] == NO_ANSWER_YET and leases.n_resent[row] >= RESENT_MAX and leases.move_mono_ns[row] >= 0:
         leases.refused_until_mono_ns[row] = mono_ns + np.int64(NO_ANSWER_PAUSE_S * 1e9)
     leases.move_mono_ns[row] = -1
-    if leases.ack_code[row] != 255 and leases.ack_code[row] != 0 and leases.acked_seq[row] < 0:
+    if leases.ack_code[row] != NO_ANSWER_YET and leases.ack_code[row] != 0 and leases.acked_seq[row] < 0:
         leases.state[row] = _NONE
         return False
     leases.state[row] = _RELEASING
@@ -226,7 +224,7 @@ def _needs_command(
 @part
 def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> bool:
     """Return whether an unanswered command is due again; gives a release up once nothing can hold its lease."""
-    if leases.ack_code[row] != 255:
+    if leases.ack_code[row] != NO_ANSWER_YET:
         return False
     pause_s = answer_s(nameplate, row)
     if leases.state[row] == _RELEASING:
@@ -336,124 +334,21 @@ def _send(
         if is_wanted:
             is_told = _needs_command(row, mono_ns, is_first_ttl, nameplate, picture, leases)
             if is_told:
-                _take(row, mono_ns, picture, leases)
+                take(row, mono_ns, picture, leases)
             leases.dispatch_no[row] = leases.wanted_no[row]
             leases.reference_w[row] = leases.wanted_reference_w[row]
         elif leases.state[row] == _HELD:
             is_told = _let_go(row, mono_ns, leases)
         if is_told:
-            _command(row, next_seq, mono_ns, now_ns, nameplate, leases, gateways)
+            give_sequence(row, next_seq, mono_ns, now_ns, nameplate, leases, gateways)
             next_seq += 1
-            n = _put(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
+            n = put_row(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
         elif leases.state[row] != _NONE and _is_to_repeat(row, mono_ns, nameplate, leases, gateways):
             leases.resent_mono_ns[row] = mono_ns
             leases.n_resent[row] += 1
-            n = _put(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
+            n = put_row(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
         if leases.state[row] == _HELD:
             gateways.ttl_min_s[gateway] = min(gateways.ttl_min_s[gateway], nameplate.ttl_s[row])
         leases.wanted_no[row] = -1
         leases.wanted_w[row] = np.nan
     return _renew(n, n_gateways, epoch_mono_ns, now_ns, mono_ns, gateways, outbox), next_seq
-
-
-class Told(NamedTuple):
-    """Rows of a dead owner's command frames in the fleet's own words; ``row`` -1: no device of ours."""
-
-    row: I4
-    seq: I8
-    kind: U1
-    dispatch_no: I4
-    setpoint_w: F4
-    reference_w: F4
-
-
-def _told(n: int) -> Told:
-    return Told(*(np.zeros(n, dtype) for dtype in ("i4", "i8", "u1", "i4", "f4", "f4")))
-
-
-_TOLD: Final = type_of(_told(0))
-_ROWS: Final = type_of(np.zeros(0, np.int32))
-
-
-def fold_told(table: FleetTable, told: Told, now_ns: int, mono_ns: int) -> None:
-    """Bring the leases to where the owner had them who sent these commands at these instants."""
-    _fold_told(told, now_ns, mono_ns, table.nameplate, table.picture, table.leases, table.gateways)
-
-
-def forget_refused(table: FleetTable, mono_ns: int) -> None:
-    """End the leases that were refused and never accepted, as the owner did who heard of it: nobody is told."""
-    leases = table.leases
-    is_refused = (leases.ack_code != _NO_ANSWER) & (leases.ack_code != 0) & (leases.acked_seq < 0)
-    is_left_alone = mono_ns < leases.refused_until_mono_ns
-    rows = (leases.state == _HELD) & is_refused & is_left_alone
-    leases.state[rows] = _NONE
-    leases.move_mono_ns[rows] = -1
-
-
-def take_over(table: FleetTable, next_seq: int, mono_ns: int) -> tuple[I4, I8]:
-    """Give each lease a sequence of this owner, from ``next_seq`` on; return the rows and their sequences.
-
-    What was accepted under the former sequence, or is yet, counts as accepted under this one: it is the same setpoint.
-    """
-    leases, gateways = table.leases, table.gateways
-    rows = np.flatnonzero(leases.state[: table.n_devices] != _NONE).astype(np.int32)
-    seqs = next_seq + np.arange(rows.size, dtype=np.int64)
-    was_accepted = leases.acked_seq[rows] == leases.seq[rows]
-    leases.acked_seq[rows[was_accepted]] = seqs[was_accepted]
-    leases.former_seq[rows] = leases.seq[rows]
-    leases.seq[rows] = seqs
-    leases.resent_mono_ns[rows] = mono_ns
-    np.maximum.at(gateways.newest_command_seq, table.nameplate.gateway[rows], seqs)
-    return rows, seqs
-
-
-def tell_again(table: FleetTable, outbox: Outbox, n: int, rows: I4, now_ns: int) -> int:
-    """Append the present command of ``rows`` to an outbox of ``n`` rows; return the new length."""
-    _tell_again(n, rows, now_ns, table.nameplate, table.picture, table.leases, table.gateways, outbox)
-    return n + int(rows.size)
-
-
-@column_kernel(types.void(_TOLD, types.int64, types.int64, NAMEPLATE, PICTURE, LEASES, GATEWAYS))
-def _fold_told(
-    told: Told,
-    now_ns: int,
-    mono_ns: int,
-    nameplate: Nameplate,
-    picture: Picture,
-    leases: Leases,
-    gateways: Gateways,
-) -> None:
-    for k in range(told.row.size):
-        row, seq = told.row[k], told.seq[k]
-        if row < 0 or seq < leases.seq[row]:
-            continue
-        if seq == leases.seq[row]:
-            leases.resent_mono_ns[row] = mono_ns
-            leases.n_resent[row] += 1
-            continue
-        if told.kind[k] == _RELEASE_KIND:
-            leases.move_mono_ns[row] = -1
-            leases.state[row] = _RELEASING
-        else:
-            leases.wanted_w[row] = told.setpoint_w[k]
-            leases.wanted_no[row] = told.dispatch_no[k]
-            leases.wanted_reference_w[row] = told.reference_w[k]
-            _take(row, mono_ns, picture, leases)
-            leases.wanted_w[row] = np.nan
-            leases.wanted_no[row] = -1
-        _command(row, seq, mono_ns, now_ns, nameplate, leases, gateways)
-
-
-@column_kernel(types.void(types.int64, _ROWS, types.int64, NAMEPLATE, PICTURE, LEASES, GATEWAYS, OUTBOX))
-def _tell_again(
-    n: int,
-    rows: I4,
-    now_ns: int,
-    nameplate: Nameplate,
-    picture: Picture,
-    leases: Leases,
-    gateways: Gateways,
-    outbox: Outbox,
-) -> None:
-    for k in range(rows.size):
-        n = _put(n, rows[k], now_ns, nameplate, picture, leases, gateways, outbox)

@@ -13,8 +13,9 @@ import numpy as np
 
 from unisono.base.errors import InvalidInput
 from unisono.brain.dispatch.controller import ACTIVE, SCHEDULED, ActiveDispatch, largest_change
-from unisono.brain.dispatch.members import FREE, SUM_NAMES
+from unisono.brain.dispatch.members import FREE
 from unisono.brain.dispatch.profile import check
+from unisono.brain.dispatch.sums import SUM_NAMES
 from unisono.fleet.table import FleetTable
 from unisono.model.dispatch import Dispatch
 from unisono.model.queries import PreviewResult, Refused

@@ -23,10 +23,10 @@ from unisono.model.batches import CommandFrames
 from unisono.model.dispatch import Dispatch, Request
 from unisono.model.registry import RegistryBatch
 from unisono.model.technology import CommandKind
-from unisono.plant.leases import Told, fold_told, forget_refused
 from unisono.plant.requests import refreshed
 from unisono.plant.state import PlantState
 from unisono.plant.step import Arrival, fold, take_in, take_requests
+from unisono.plant.takeover import Told, fold_told, forget_refused
 
 # Slices at most; what is older is folded at once. At 4 s cycles they reach back ten minutes, which is longer than any
 # ramp and any lease that could still be held.

@@ -30,9 +30,10 @@ from unisono.model.dispatch import Request
 from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
 from unisono.model.totals import LogEntry, OutcomeBatch, ShardTotals
 from unisono.plant.events import run_dispatches
-from unisono.plant.leases import frames_of, new_outbox, send, take_over, tell_again
+from unisono.plant.leases import frames_of, new_outbox, send
 from unisono.plant.requests import fold_request
 from unisono.plant.state import PlantState
+from unisono.plant.takeover import take_over, tell_again
 from unisono.plant.totals import shard_totals
 
 # Kinds of log entries.

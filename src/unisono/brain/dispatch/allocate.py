@@ -14,7 +14,8 @@ import numpy as np
 from numba import types
 
 from unisono.base.kernel import column_kernel, pair_of, part
-from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, SUM_NAMES, WAITING, Members
+from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, WAITING, Members
+from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
 from unisono.fleet.evidence import is_quick
 
@@ -26,7 +27,6 @@ KEEP_FRAC: Final = 0.5
 SLOW_DEAD_FRAC: Final = 0.1
 # What all dead-bands together may leave out: an eighth of the 2 % within which energy is to be delivered.
 KEPT_FRAC: Final = 0.0025
-_KEPT: Final = SUM_NAMES.index("kept_w")
 _F8: Final = types.Array(types.float64, 1, "C")
 
 
@@ -311,5 +311,5 @@ def want(
         if difference_w * kept_w > 0.0:
             leases.wanted_w[row] = wished_w
             kept_w -= difference_w
-    sums[_KEPT] = kept_w
+    sums[Sum.KEPT_W] = kept_w
     return n_called, n_let_go

@@ -20,9 +20,11 @@ import numpy as np
 
 from unisono.base.instants import NS_PER_S
 from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair, want
-from unisono.brain.dispatch.members import SUM_NAMES, Members, weigh
+from unisono.brain.dispatch.members import Members
 from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_waiting, given_later_w, hold_back
 from unisono.brain.dispatch.profile import profile_w, ramp_frac, steering_frac
+from unisono.brain.dispatch.sums import Sum
+from unisono.brain.dispatch.weigh import weigh
 from unisono.fleet.columns import F8
 from unisono.fleet.table import FleetTable
 from unisono.model.dispatch import Dispatch
@@ -78,7 +80,7 @@ class ActiveDispatch:
     largest_shortfall_w: float = 0.0
     delivered_wh: float = 0.0
     targeted_wh: float = 0.0
-    sums: F8 = field(default_factory=lambda: np.zeros(len(SUM_NAMES)))
+    sums: F8 = field(default_factory=lambda: np.zeros(len(Sum)))
 
     @property
     def urgency(self) -> tuple[int, int, int]:
@@ -105,11 +107,11 @@ def steer(active: ActiveDispatch, table: FleetTable, now_ns: int, mono_ns: int, 
     full_w = _weighed_change_w(active, table, now_ns, mono_ns, config)
     change_w = steering_frac(spec, now_ns, config.lead_s) * full_w
     due_frac = ramp_frac(spec, now_ns)
-    pinned_w = float(sums[_PINNED])
+    pinned_w = float(sums[Sum.PINNED_W])
     bound_w = config.gap_max_frac * abs(change_w)
-    active.gap_w += config.gap_gain * (float(sums[_GAP]) - active.gap_w)
+    active.gap_w += config.gap_gain * (float(sums[Sum.GAP_W]) - active.gap_w)
     active.gap_w = min(max(active.gap_w, -bound_w), bound_w)
-    asked_w = change_w + active.gap_w - pinned_w - float(sums[_COMING]) + float(sums[_KEPT])
+    asked_w = change_w + active.gap_w - pinned_w - float(sums[Sum.COMING_W]) + float(sums[Sum.KEPT_W])
     step_w = config.plant_ramp_w_per_s * config.cycle_s
     asked_w = min(max(asked_w, active.asked_w - step_w), active.asked_w + step_w)
     active.asked_w = asked_w
@@ -147,8 +149,8 @@ def largest_change(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> t
 
 def delivered_sd_w(active: ActiveDispatch) -> float:
     """Return the standard deviation of what is delivered: each device's own, and what is wrong with all alike."""
-    common_w = COMMON_SD_FRAC * float(active.sums[_DELIVERED])
-    return math.sqrt(float(active.sums[_VARIANCE]) + common_w * common_w)
+    common_w = COMMON_SD_FRAC * float(active.sums[Sum.DELIVERED_W])
+    return math.sqrt(float(active.sums[Sum.DELIVERED_VAR_W2]) + common_w * common_w)
 
 
 def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str:
@@ -167,17 +169,6 @@ def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str
     active.is_short = True
     active.short_since_ns = now_ns
     return "begins"
-
-
-_KEPT: Final = SUM_NAMES.index("kept_w")
-_UNDER_WAY: Final = SUM_NAMES.index("under_way_w")
-_COMING: Final = SUM_NAMES.index("coming_w")
-_GAP: Final = SUM_NAMES.index("gap_w")
-_PINNED: Final = SUM_NAMES.index("pinned_w")
-_BASE: Final = SUM_NAMES.index("base_w")
-_NET: Final = SUM_NAMES.index("net_w")
-_DELIVERED: Final = SUM_NAMES.index("delivered_w")
-_VARIANCE: Final = SUM_NAMES.index("delivered_var_w2")
 
 
 def _weighed_change_w(
@@ -223,7 +214,7 @@ def _change_of_w(active: ActiveDispatch, power_w: float) -> float:
     spec = active.spec
     if spec.kind == EventKind.CHANGE_W:
         return power_w
-    beyond_w = power_w - float(active.sums[_BASE])
+    beyond_w = power_w - float(active.sums[Sum.BASE_W])
     if spec.kind == EventKind.NET_W:
         return beyond_w
     return min(0.0, beyond_w) if spec.limit_is_export else max(0.0, beyond_w)
@@ -237,7 +228,7 @@ def _allocate_at_pace(active: ActiveDispatch, table: FleetTable, need_w: float, 
     under_way_w = np.zeros(table.n_gateways)
     n_waiting = hold_back(cap_w, active.members, table.nameplate, table.leases, under_way_w)
     left_w = _allocate(active, table, need_w)
-    missing_w = left_w - active.sign * float(active.sums[_UNDER_WAY])
+    missing_w = left_w - active.sign * float(active.sums[Sum.UNDER_WAY_W])
     if n_waiting and missing_w > LEFT_FRAC * need_w:
         called_w = call_waiting(missing_w, active.members)
         return _allocate(active, table, need_w - left_w + called_w) + max(0.0, left_w - called_w)
@@ -264,9 +255,9 @@ def _account(active: ActiveDispatch, now_ns: int) -> tuple[float, float, float]:
     share = ramp_frac(spec, now_ns)
     power_w = profile_w(spec, now_ns)
     if spec.kind == EventKind.CHANGE_W:
-        target_w, delivered_w = share * power_w, float(sums[_DELIVERED])
+        target_w, delivered_w = share * power_w, float(sums[Sum.DELIVERED_W])
         return target_w, delivered_w, max(0.0, active.sign * (target_w - delivered_w))
-    base_w, net_w = float(sums[_BASE]), float(sums[_NET])
+    base_w, net_w = float(sums[Sum.BASE_W]), float(sums[Sum.NET_W])
     if spec.kind == EventKind.NET_W:
         target_w = base_w + share * (power_w - base_w)
         return target_w, net_w, max(0.0, active.sign * (target_w - net_w))

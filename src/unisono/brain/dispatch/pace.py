@@ -12,9 +12,9 @@ from typing import Final
 from numba import types
 
 from unisono.base.kernel import column_kernel
-from unisono.brain.dispatch.members import FREE, MEMBERS, NO_ANSWER_YET, WAITING, Members
+from unisono.brain.dispatch.members import FREE, MEMBERS, WAITING, Members
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, Leases, Nameplate
-from unisono.fleet.evidence import is_quick
+from unisono.fleet.evidence import NO_ANSWER_YET, is_quick
 
 # A fortieth: two such lumps in one cycle still leave delivery within a twentieth of the target.
 UNDER_WAY_FRAC: Final = 0.025
