@@ -107,7 +107,7 @@ def test_the_examples_of_gateways_are_understood_by_the_wire(plant: Plant) -> No
     bodies = paths["/v1/telemetry"]["post"]["requestBody"]["content"]
     identity = Identity()
     batch = json.dumps(bodies["application/json"]["example"]).encode()
-    assert decode_batch(batch, 1, identity, NOW_NS).n_received == 2
+    assert decode_batch(batch, 1, identity, NOW_NS).n_received == 4
     assert decode_ndjson(bodies["application/x-ndjson"]["example"].encode(), 1, identity, NOW_NS).n_received == 2
     acks = paths["/v1/acks"]["post"]["requestBody"]["content"]["application/json"]["example"]
     assert len(decode_acks(json.dumps(acks).encode(), 1, identity, NOW_NS).rejected) <= 2

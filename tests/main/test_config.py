@@ -17,7 +17,11 @@ WRONG = [
     ({"UNISONO_LEASE_S": "10"}, "UNISONO_LEASE_S", 10.0, "at least 3 cycles (12 s)"),
     ({"UNISONO_LOG_LEVEL": "LOUD"}, "UNISONO_LOG_LEVEL", "LOUD", "must be 'DEBUG'"),
     ({"UNISONO_HTPP_PORT": "1"}, "UNISONO_HTPP_PORT", "1", "did you mean http_port?"),
-    ({"UNISONO_TELEMETRY_PORT": "8080"}, "UNISONO_TELEMETRY_PORT", 8080, "a port each"),
+    ({"UNISONO_TELEMETRY_PORT": "8080"}, "UNISONO_TELEMETRY_PORT", 8080, "another port than http_port"),
+    ({"UNISONO_HTTP_HOST": "not an address"}, "UNISONO_HTTP_HOST", "not an address", "IP address or a host's name"),
+    ({"UNISONO_HISTORY_URL": "ftp://x"}, "UNISONO_HISTORY_URL", "ftp://x", "s3://"),
+    ({"UNISONO_NATS_URL": "foo"}, "UNISONO_NATS_URL", "**********", "must begin with nats://"),
+    ({"UNISONO_DATABASE_URL": "mysql://x"}, "UNISONO_DATABASE_URL", "**********", "must begin with postgresql://"),
     ({"UNISONO_CONFIG": "/nowhere/unisono.toml"}, "file", "/nowhere/unisono.toml", "No such file"),
 ]
 

@@ -12,7 +12,8 @@ from unisono.base.errors import Forbidden, InvalidInput, TooMany, Unavailable
 from unisono.links.http_push import UnsupportedMedia, problem_of
 from unisono.links.http_push.app import BODY_BYTES_MAX, IN_FLIGHT_MAX
 from unisono.wire.acks import ACKS_PER_MESSAGE_MAX
-from unisono.wire.rules import RULES
+from unisono.wire.energies import WH_PER_KWH
+from unisono.wire.rules import ENERGY_RULES, RULES
 from unisono.wire.telemetry import READINGS_PER_BATCH_MAX, SOURCE_OF_NAME
 
 PROBLEM_TYPE: Final = "application/problem+json"
@@ -38,6 +39,8 @@ BATCH_EXAMPLE: Final = {
             "v": 239.8,
         },
         {"no": 42, "ts": 1795212000000, "p": 3150.0, "src": "meter"},
+        {"no": 43, "ts": 1795212000000, "interval_start_ms": 1795211100000, "energy_kwh": -0.3, "src": "meter"},
+        {"no": 44, "ts": 1795212000000, "register_kwh": -48211.7, "src": "meter"},
     ],
 }
 LINES_EXAMPLE: Final = (
@@ -74,7 +77,10 @@ FETCHED_EXAMPLE: Final = {
     ],
     "next": 77,
 }
-_TAKEN_EXAMPLE: Final = {"accepted": 1, "rejected": [{"row": 1, "field": "id", "rule": "is no device of this gateway"}]}
+_TAKEN_EXAMPLE: Final = {
+    "accepted": 1,
+    "rejected": [{"row": 1, "field": "no", "value": "42", "rule": "must be a device of this gateway"}],
+}
 
 
 def _object(description: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -92,20 +98,24 @@ def _list_of(name: str, n_max: int | None = None) -> dict[str, Any]:
 
 
 def _bounded(kind: str, field: str, description: str) -> dict[str, Any]:
-    [rule] = [rule for rule in RULES if rule.field == field]
-    return {"type": kind, "description": description, "minimum": rule.low, "maximum": rule.high}
+    [rule] = [rule for rule in (*RULES, *ENERGY_RULES) if rule.field == field]
+    # Energies are kept in Wh and told in kWh.
+    per_unit = WH_PER_KWH if field.endswith("_kwh") else 1
+    return {"type": kind, "description": description, "minimum": rule.low / per_unit, "maximum": rule.high / per_unit}
 
 
 _WHOLE: Final = {"type": "integer"}
 _TEXT: Final = {"type": "string"}
 SCHEMAS: Final[dict[str, Any]] = {
     "GatewayReading": _object(
-        "One reading of a device of this gateway, named by `id` or by `no`.",
+        "One reading of a device of this gateway, named by `id` or by `no`: a power, the energy of an interval, or a "
+        "register; positive into the grid.",
+        {"ts": _bounded("integer", "ts", "Measured, ms since 1970 UTC; of an interval, its end.")},
         {
-            "ts": _bounded("integer", "ts", "Measured, ms since 1970 UTC."),
-            "p": _bounded("number", "p", "W, positive into the grid."),
-        },
-        {
+            "p": _bounded("number", "p", "W"),
+            "energy_kwh": _bounded("number", "energy_kwh", "kWh from `interval_start_ms` to `ts`."),
+            "interval_start_ms": _WHOLE | {"description": "Beside `energy_kwh`: before `ts`, by at most 25 h."},
+            "register_kwh": _bounded("number", "register_kwh", "What the meter's register shows, in kWh."),
             "id": _TEXT | {"description": "device_id"},
             "no": _WHOLE | {"description": "device_no", "minimum": 0},
             "soc": _bounded("number", "soc", "State of charge, a fraction."),
@@ -114,7 +124,14 @@ SCHEMAS: Final[dict[str, Any]] = {
             "st": _bounded("integer", "st", "The device's own code."),
             "src": {"type": "string", "enum": list(SOURCE_OF_NAME), "description": "Absent: the device itself."},
         },
-    ),
+    )
+    | {
+        "oneOf": [
+            {"required": ["p"]},
+            {"required": ["energy_kwh", "interval_start_ms"]},
+            {"required": ["register_kwh"]},
+        ]
+    },
     "GatewayBatch": _object(
         "Readings with the gateway's own sequence: a repeated one is known by it and changes nothing.",
         {"seq": _WHOLE | {"minimum": 0}, "readings": _list_of("GatewayReading", READINGS_PER_BATCH_MAX)},
@@ -134,7 +151,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         {"accepted": _WHOLE, "rejected": _list_of("GatewayRowRefused")},
     ),
     "GatewayRowRefused": _object(
-        "A row that breaks a rule; the others are kept.", {"row": _WHOLE, "field": _TEXT, "rule": _TEXT}
+        "A row that breaks a rule; the others are kept.", {"row": _WHOLE, "field": _TEXT, "value": _TEXT, "rule": _TEXT}
     ),
     "GatewayFetched": _object(
         "Frames and renewals in order, as they stand in the reference of the wire; `next` is the next `after`.",

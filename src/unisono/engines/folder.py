@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from unisono.base.errors import Conflict, Unavailable
+from unisono.base.errors import Conflict, InvalidInput, Unavailable
 
 HOST: Final = "127.0.0.1"
 # Below the range from which Linux takes ports for outgoing connections (32768 up), so that nobody takes ours by chance
@@ -32,8 +32,12 @@ class FolderLock:
         """Take the lock (again: nothing happens); raises Conflict naming who has it."""
         if self._fd >= 0:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as wrong:
+            rule = f"must be a folder that this user can write to: {wrong.strerror}"
+            raise InvalidInput(f"{self._what}_dir", str(self._folder), rule) from wrong
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

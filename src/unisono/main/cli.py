@@ -18,6 +18,7 @@ from unisono.base.errors import CallerError, InvalidInput, Unavailable, UnisonoE
 from unisono.main import config, warm
 from unisono.main.cli_plant import plant
 from unisono.main.cli_support import load_settings, say
+from unisono.main.doctor import look_at_folder
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -145,6 +146,9 @@ def check(file: Annotated[Path | None, typer.Argument(help="Another file than ./
     """Name every bad field, its value and the rule; exit code 2 if there is any."""
     settings = config.load(file)
     source = file or config.find_file()
+    place = look_at_folder(settings.folder)
+    if place.verdict == "problem":
+        raise InvalidInput("data_dir", str(settings.folder), f"{place.seen}: {place.advice}")
     say(f"{source or 'no file; environment and defaults'}: fine; the data folder is {settings.folder}")
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from unisono.base.errors import InvalidInput, UnisonoError
 
@@ -21,6 +24,39 @@ FILE_NAME: Final = "unisono.toml"
 # Variables with the prefix that are no settings: the file's path, a client's needs, the traces, the tests' profile.
 OTHER_VARIABLES: Final = ("CONFIG", "API_KEY", "API_URL", "DATA", "HYPOTHESIS")
 
+
+def _host(value: str) -> str:
+    """Return the address or name of a host, if it is one (RFC 1123, section 2.1)."""
+    try:
+        ip_address(value)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(value) or value.replace(".", "").isdigit():
+            raise ValueError("must be an IP address or a host's name") from None
+    return value
+
+
+def _url(*schemes: str) -> AfterValidator:
+    """Return the rule that a URL begins with one of these schemes."""
+
+    def check(value: SecretStr | str) -> SecretStr | str:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        scheme, found, rest = text.partition("://")
+        if not found or scheme not in schemes or not rest:
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _history_url(value: str) -> str:
+    """Return a folder as it is; a URL only if it is one of an object store that history can lie in."""
+    if "://" in value and not value.startswith(("s3://", "gs://", "file://")):
+        raise ValueError("must be a folder, or begin with s3://, gs:// or file://")
+    return value
+
+
+_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})*")
+Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 
@@ -42,7 +78,7 @@ class Settings(BaseModel):
         default=Path("~/.local/share/unisono"),
         description="The folder of everything that is kept: engines, history, checkpoints, logs, keys.",
     )
-    nats_url: SecretStr | None = Field(
+    nats_url: Annotated[SecretStr, _url("nats", "tls")] | None = Field(
         default=None, description="A NATS server or cluster of your own; unset: Unisono starts its own."
     )
     nats_user: str = Field(default="core", description="Who the platform is on your NATS.")
@@ -53,19 +89,19 @@ class Settings(BaseModel):
     nats_account_seed: Path | None = Field(
         default=None, description="File with the seed that signs admissions on your NATS (auth callout)."
     )
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr, _url("postgresql", "postgres", "postgresql+psycopg")] | None = Field(
         default=None, description="A PostgreSQL of your own; unset: Unisono starts its own."
     )
-    history_url: str | None = Field(
+    history_url: Annotated[str, AfterValidator(_history_url)] | None = Field(
         default=None, description="Where telemetry history lies: a folder or s3://...; unset: history/ in data_dir."
     )
-    http_host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
+    http_host: Host = Field(default="127.0.0.1", description="The address that the API listens on.")
     http_port: Port = Field(default=8080, description="The port of the API; 0 takes a free one.")
-    telemetry_host: str = Field(default="127.0.0.1", description="The address that HTTP telemetry comes to.")
+    telemetry_host: Host = Field(default="127.0.0.1", description="The address that HTTP telemetry comes to.")
     telemetry_port: Port = Field(default=8081, description="The port of HTTP telemetry; 0 takes a free one.")
     mqtt_port: Port = Field(default=1883, description="The MQTT port of our own NATS; 0 takes a free one.")
-    mqtt_host: str = Field(default="127.0.0.1", description="The MQTT address of your own NATS, for gateways.")
-    mqtt_client_host: str | None = Field(
+    mqtt_host: Host = Field(default="127.0.0.1", description="The MQTT address of your own NATS, for gateways.")
+    mqtt_client_host: Host | None = Field(
         default=None, description="An MQTT broker of yours that gateways with link mqtt_client speak to; unset: none."
     )
     mqtt_client_port: Port = Field(default=8883, description="Its port.")
@@ -73,7 +109,7 @@ class Settings(BaseModel):
     mqtt_client_password: SecretStr = Field(default=SecretStr(""), description="Its password there.")
     mqtt_client_version: Literal[4, 5] = Field(default=5, description="4 is MQTT 3.1.1, 5 is MQTT 5.")
     mqtt_client_tls: bool = Field(default=True, description="Whether it is spoken to over TLS.")
-    metrics_host: str = Field(default="127.0.0.1", description="The address of health and metrics of each role.")
+    metrics_host: Host = Field(default="127.0.0.1", description="The address of health and metrics of each role.")
     metrics_port: Port = Field(
         default=9090, description="Its port for a role that runs as a unit of its own; `unisono up` chooses its own."
     )
@@ -103,9 +139,9 @@ class Settings(BaseModel):
     def _fit_together(self) -> Self:
         if self.lease_s < 3 * self.cycle_s:
             raise InvalidSetting("lease_s", self.lease_s, f"must be at least 3 cycles ({3 * self.cycle_s:g} s)")
-        ports = [port for port in (self.http_port, self.telemetry_port, self.mqtt_port) if port]
-        if len(ports) != len(set(ports)):
-            raise InvalidSetting("telemetry_port", self.telemetry_port, "http, telemetry and mqtt need a port each")
+        for one, other in combinations(("http_port", "telemetry_port", "mqtt_port"), 2):
+            if getattr(self, other) and getattr(self, one) == getattr(self, other):
+                raise InvalidSetting(other, getattr(self, other), f"must be another port than {one}")
         return self
 
     @property

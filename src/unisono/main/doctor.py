@@ -48,7 +48,8 @@ def examine(settings: Settings) -> list[Finding]:
     """Return what was found, in the order in which a start needs it."""
     place = look_at_folder(settings.folder)
     if place.verdict == "problem":
-        return [*_python(), place, _open_files(), _clock()]
+        rest = Finding("all else", "warning", "not looked at", "mend the data folder first, then ask again")
+        return [*_python(), place, _open_files(), _clock(), rest]
     return [
         *_python(),
         place,
@@ -75,13 +76,21 @@ def look_at_folder(folder: Path) -> Finding:
     """Return whether the data folder can be used by us."""
     nearest = _nearest_existing(folder)
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("data folder", "ok", f"{folder} ({'there' if folder.exists() else 'will be made'})")
-    advice = f"make {nearest} writable for this user, or set data_dir (UNISONO_DATA_DIR)"
-    return Finding("data folder", "problem", f"{folder}: {nearest} is not a writable folder", advice)
+        return Finding("data folder", "ok", f"{folder} ({'there' if nearest == folder else 'will be made'})")
+    what = "can't be written to by this user" if nearest.is_dir() else "is no folder"
+    return Finding("data folder", "problem", f"{nearest} {what}", "set data_dir (UNISONO_DATA_DIR) to one that can")
 
 
 def _nearest_existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    """Return the folder or the nearest above it that is there; one that may not be looked into is."""
+    return next(place for place in (folder, *folder.parents) if _is_there(place))
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except PermissionError:
+        return False
 
 
 def _disk(folder: Path) -> Finding:
@@ -100,7 +109,8 @@ def _open_files() -> Finding:
         return Finding("open files", "ok", "no limit known on this system")
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     seen = f"{limit:,} at once (may be raised to {most:,})"
-    if limit >= OPEN_FILES_WANTED:
+    if limit >= OPEN_FILES_WANTED or most >= OPEN_FILES_WANTED or most == resource.RLIM_INFINITY:
+        # `unisono up` raises its own as far as it may.
         return Finding("open files", "ok", seen)
     advice = f"ulimit -n {OPEN_FILES_WANTED} before `unisono up`, or LimitNOFILE in its unit; one gateway takes two"
     return Finding("open files", "warning", seen, advice)

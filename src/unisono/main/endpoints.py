@@ -65,7 +65,7 @@ def read(settings: Settings) -> Endpoints:
         endpoints = msgspec.json.decode(path.read_bytes(), type=Endpoints)
     except FileNotFoundError:
         raise Unavailable("the platform", f"none runs on {settings.folder}; start it with: unisono up") from None
-    except msgspec.DecodeError as wrong:
+    except (msgspec.DecodeError, OSError) as wrong:
         raise Unavailable("the platform", f"{path} is not readable: {wrong}") from wrong
     if not is_running(endpoints.pid):
         why = f"process {endpoints.pid} of {path} is gone; start it again with: unisono up"

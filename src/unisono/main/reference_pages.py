@@ -196,8 +196,9 @@ def _of_schema(content: dict[str, Any]) -> str:
 
 def _example(content: dict[str, Any]) -> str:
     example = content.get("example", next(iter(content.get("examples", {}).values()), {}))
-    text = example if isinstance(example, str) else json.dumps(example, indent=2, ensure_ascii=False)
-    return f"```json\n{text.strip()}\n```"
+    if isinstance(example, str):
+        return f"```text\n{example.strip()}\n```"
+    return f"```json\n{json.dumps(example, indent=2, ensure_ascii=False)}\n```"
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:

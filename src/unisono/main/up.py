@@ -54,7 +54,7 @@ def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, sa
     """Run the platform until SIGTERM or SIGINT; raises Conflict when another one holds the data folder."""
     place = look_at_folder(settings.folder)
     if place.verdict == "problem":
-        raise InvalidInput("data_dir", str(settings.folder), f"{place.seen}; {place.advice}")
+        raise InvalidInput("data_dir", str(settings.folder), f"{place.seen}: {place.advice}")
     lock = folders.FolderLock(settings.folder, "data")
     lock.acquire()
     endpoints.remove(settings)

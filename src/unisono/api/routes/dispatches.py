@@ -311,8 +311,9 @@ def _accepted(
         warnings.append("the portfolio has no active device: nothing will be moved")
     n_rivals, claimed_w = _claimed_w(connection, kept)
     if n_rivals:
-        most_kw = kw_of_w(max(claimed_w))
-        warnings.append(f"other dispatches in that time ({n_rivals}) may take up to {most_kw:g} kW of the same devices")
+        warnings.append(
+            f"other dispatches in that time ({n_rivals}) may take the same devices: what they may is left out"
+        )
     shortfall_kw = present.expected_shortfall_kw(asked, picture.totals, claimed_w)
     if shortfall_kw is None and not n_active:
         shortfall_kw = present.uncovered_kw(asked)

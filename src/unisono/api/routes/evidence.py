@@ -46,7 +46,7 @@ async def list_events(
     response: Response,
     caller: Reader,
     context: Context,
-    subject_id: Annotated[Text | None, Query(description="Only what is told of this device, gateway, key, ...")] = None,
+    subject_id: Annotated[Text | None, Query(description="Only what is told of this one, by its id")] = None,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[EventEntry]:
