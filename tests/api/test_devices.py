@@ -35,6 +35,7 @@ def state(device: dict[str, Any], **change: Any) -> DeviceState:
         "measured_w": None,
         "power_w": 2500.0,
         "power_sd_w": 400.0,
+        "expected_w": 2500.0,
         "reference_w": 0.0,
         "reference_method": 2,
         "soc_frac": 0.5,

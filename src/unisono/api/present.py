@@ -144,6 +144,7 @@ def device_now(state: DeviceState) -> fleet.DeviceNow:
         ),
         power_kw=kw(state.power_w),
         power_sd_kw=kw(state.power_sd_w),
+        expected_kw=kw(state.expected_w),
         reference_kw=kw(state.reference_w),
         reference_method=ReferenceMethod(state.reference_method).name.lower(),
         soc_frac=frac(state.soc_frac),

@@ -60,6 +60,7 @@ class Snapshot:
             measured_w=_known(slots.power_w[SourceKind.METER, row]),
             power_w=_known(picture.power_w[row]),
             power_sd_w=_known(picture.power_sd_w[row]),
+            expected_w=_known(leases.expected_w[row]),
             reference_w=_known(leases.reference_w[row] if is_held else picture.reference_w[row]),
             reference_method=int(picture.reference_method[row]),
             soc_frac=_known(picture.soc_frac[row]),

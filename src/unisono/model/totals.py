@@ -71,6 +71,8 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     measured_w: float | None
     power_w: float | None
     power_sd_w: float | None
+    # Where it is taken to be: as read, or on its way to what it accepted as long as no reading can show it.
+    expected_w: float | None
     reference_w: float | None
     reference_method: int
     soc_frac: float | None

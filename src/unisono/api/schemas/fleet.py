@@ -67,6 +67,9 @@ class DeviceNow(BaseModel):
     truth: FourLevels
     power_kw: float | None
     power_sd_kw: float | None
+    expected_kw: float | None = Field(
+        description="Where it is taken to be: as read, or on its way to what it accepted while no reading can show it."
+    )
     reference_kw: float | None
     reference_method: str
     soc_frac: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -22,10 +23,18 @@ class Line:
     is_stepped: bool = False
 
 
-def line_chart(
-    lines: list[Line], *, band: tuple[Series, Series] | None = None, shade_s: tuple[float, float] | None = None
-) -> str:
-    """Return an SVG of power in MW over seconds; ``band`` is (middle, half width), ``shade_s`` marks a span of time."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time to shade."""
+
+    label: str
+    css: str
+    from_s: float
+    to_s: float
+
+
+def line_chart(lines: list[Line], *, band: tuple[Series, Series] | None = None, spans: Sequence[Span] = ()) -> str:
+    """Return an SVG of power in MW over seconds; ``band`` is (middle, half width)."""
     drawn = [line for line in lines if line.series.at_s]
     if not drawn:
         return "<p>No data.</p>"
@@ -35,13 +44,12 @@ def line_chart(
     lowest_mw = min(0.0, min(min(line.series.power_w) for line in drawn) / 1e6)
     frame = _Frame(left_s, max(right_s, left_s + 1), lowest_mw, max(highest_mw * 1.08, lowest_mw + 1e-3))
     parts = [f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="img">', *frame.grid()]
-    if shade_s:
-        x1, x2 = frame.x(shade_s[0]), frame.x(shade_s[1])
-        parts.append(f'<rect class="hold" x="{x1:.1f}" y="{TOP_PX}" width="{x2 - x1:.1f}" height="{frame.height}"/>')
+    parts += [frame.shade(span) for span in spans]
     if band:
         parts.append(frame.band(*band))
     parts += [frame.path(line) for line in drawn]
-    legend = "".join(f'<span class="key {line.css}">{escape(line.label)}</span>' for line in drawn)
+    keys: list[Line | Span] = [*drawn, *spans]
+    legend = "".join(f'<span class="key {key.css}">{escape(key.label)}</span>' for key in keys)
     return "".join(parts) + f'</svg><div class="legend">{legend}</div>'
 
 
@@ -101,6 +109,10 @@ class _Frame:
             points.append(f"{'L' if i else 'M'}{x:.1f} {y:.1f}")
             before_y = y
         return f'<path class="line {line.css}" d="{"".join(points)}"/>'
+
+    def shade(self, span: Span) -> str:
+        x1, x2 = self.x(span.from_s), self.x(span.to_s)
+        return f'<rect class="{span.css}" x="{x1:.1f}" y="{TOP_PX}" width="{x2 - x1:.1f}" height="{self.height}"/>'
 
     def band(self, middle: Series, half_width: Series) -> str:
         upper = [(s, w + h) for s, w, h in zip(middle.at_s, middle.power_w, half_width.power_w, strict=True)]

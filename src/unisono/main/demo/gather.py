@@ -12,6 +12,7 @@ from unisono.main.demo.record import DemoRecord, Series, Share
 from unisono.main.demo.verdict import judge, refill_time_s
 from unisono.model.ingest import COUNTER_NAMES
 from unisono.model.technology import Technology
+from unisono.sim.spec import WorldSpec
 
 # A shortfall counts as one when it is more than this share of the target.
 SHORTFALL_FRAC: Final = 0.05
@@ -48,7 +49,7 @@ def fill_record(
     # Readings at QoS 0 carry no promise, but are accepted too: they must not stand in for promised ones.
     n_unpromised = int(ledger["counters"].get("readings_at_qos_0", 0))
     n_lost = max(0, n_acknowledged + n_unpromised - record.ingest["accepted"])
-    record.misbehaviour["readings acknowledged"] = n_acknowledged
+    record.n_acknowledged = n_acknowledged
     record.checks = judge(record, is_log_whole=bool(log["is_whole"]), n_acknowledged_lost=n_lost)
 
 
@@ -88,8 +89,8 @@ def estimate_by_technology(client: ApiClient) -> dict[str, float]:
     estimates_w: dict[str, float] = {}
     for technology in Technology:
         states = client.pages("/v1/devices/states", asset_type=technology.asset_type)
-        called = [state for state in states if state["dispatch_no"] is not None and state["power_kw"] is not None]
-        delivered_kw = sum(state["power_kw"] - (state["reference_kw"] or 0.0) for state in called)
+        called = [state for state in states if state["dispatch_no"] is not None and state["expected_kw"] is not None]
+        delivered_kw = sum(state["expected_kw"] - (state["reference_kw"] or 0.0) for state in called)
         estimates_w[technology.asset_type] = delivered_kw * 1e3
     return estimates_w
 
@@ -114,6 +115,9 @@ def _fill_ledger(
         for name, share in ledger["by_vendor"].items()
     ]
     record.misbehaviour = dict(ledger["faults"])
+    fault = WorldSpec().misbehaviour
+    record.dark_from_s = (ledger["misbehaves_from_ns"] - start_ns) / NS_PER_S + fault.cloud_dark_after_s
+    record.dark_to_s = record.dark_from_s + fault.cloud_dark_s
 
 
 def _portfolio(client: ApiClient, portfolio: dict[str, Any]) -> dict[str, object]:

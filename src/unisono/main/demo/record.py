@@ -65,7 +65,11 @@ class DemoRecord(msgspec.Struct, kw_only=True):
     by_technology: list[Share] = []
     by_domain: list[Share] = []
     ingest: dict[str, int] = {}
+    n_acknowledged: int = 0
     misbehaviour: dict[str, object] = {}
+    # While a vendor's cloud is dark, in seconds from the start.
+    dark_from_s: float = 0.0
+    dark_to_s: float = 0.0
     violations: dict[str, int] = {}
     log_entries: int = 0
     log_head: str = ""

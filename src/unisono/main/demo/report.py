@@ -11,13 +11,27 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
-from unisono.main.demo.charts import Line, funnel_chart, line_chart
+from unisono.main.demo.charts import Line, Span, funnel_chart, line_chart
 from unisono.main.demo.record import DemoRecord, Share
 from unisono.main.demo.verdict import hold_energy_error_frac
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( ?%)?")
 FUNNEL_STEPS = ("targeted", "sent", "acknowledged", "moving", "delivered")
-SHARE_HEADS = ["", "devices", "called", "delivered kWh (region's meters)"]
+SHARE_HEADS = ["", "devices", "called", "delivered kWh"]
+SHARE_NOTE = (
+    "Energy by the region's meters, from the beginning of the ramp to the end of the release and a little after. "
+    "The two powers are of one instant; the estimate is each called device's own, without the doubt about silent ones."
+)
+FUNNEL_NOTE = (
+    "At the end of the hold. Moving and delivered go by readings: a device that acts and never answers moves though it "
+    "has acknowledged nothing."
+)
+ASIDE_NOTE = "As far as it is found out by then: who was never called can't have refused, opted out or lied."
+READINGS_NOTE = (
+    "promised to be kept (acknowledged); the rest came at MQTT's QoS 0. Late, out of range and future-dated ones are "
+    "of devices whose clocks and signs are wrong on purpose."
+)
+WRONG_NOTE = "From the beginning of the hold on."
 FUNNEL_ASIDE = ("opted_out", "refused", "silent", "suspect")
 
 
@@ -29,9 +43,11 @@ def terminal_report(record: DemoRecord) -> RenderableType:
     funnel = _table("Devices", ["", "count"])
     for step in (*FUNNEL_STEPS, *FUNNEL_ASIDE):
         funnel.add_row(step.replace("_", " "), f"{record.funnel.get(step, 0):,}")
-    shares = _table("By technology and failure domain", SHARE_HEADS)
-    for share in [*record.by_technology, *record.by_domain]:
-        shares.add_row(*_share(share))
+    technologies = _table("By technology (energy by the region's meters, whole call)", SHARE_HEADS)
+    domains = _table("By failure domain: vendor", SHARE_HEADS)
+    for table, shares in ((technologies, record.by_technology), (domains, record.by_domain)):
+        for share in shares:
+            table.add_row(*_share(share))
     ingest = _table("Readings", ["", "count"])
     for name, n in record.ingest.items():
         ingest.add_row(name.replace("_", " "), f"{n:,}")
@@ -42,7 +58,8 @@ def terminal_report(record: DemoRecord) -> RenderableType:
     return Group(
         power,
         funnel,
-        shares,
+        technologies,
+        domains,
         ingest,
         checks,
         Panel(head, title="the plant delivered" if record.is_success else "the plant FELL SHORT"),
@@ -51,7 +68,8 @@ def terminal_report(record: DemoRecord) -> RenderableType:
 
 def html_report(record: DemoRecord) -> str:
     """Return one HTML page: no script, no link, nothing to fetch."""
-    hold = (record.hold_start_s, record.hold_end_s)
+    hold = Span("the hold, which is judged", "hold", record.hold_start_s, record.hold_end_s)
+    dark = Span("a vendor's cloud is dark", "dark", record.dark_from_s, record.dark_to_s)
     power = line_chart(
         [
             Line("target", "target", record.target),
@@ -59,20 +77,26 @@ def html_report(record: DemoRecord) -> str:
             Line("delivered, the region's own meters (4 s)", "true", record.true, is_stepped=True),
         ],
         band=(record.estimated, record.estimated_sd) if record.estimated_sd.at_s else None,
-        shade_s=hold,
+        spans=[hold, dark],
     )
-    shortfall = line_chart([Line("shortfall seen by the platform", "shortfall", record.shortfall)], shade_s=hold)
+    shortfall = line_chart([Line("shortfall seen by the platform", "shortfall", record.shortfall)], spans=[hold, dark])
     steps = [(step, record.funnel.get(step, 0)) for step in FUNNEL_STEPS]
     aside = [(step.replace("_", " "), record.funnel.get(step, 0)) for step in FUNNEL_ASIDE]
     checks = [[c.name, c.seen, c.asked, "met" if c.is_met else "NOT MET"] for c in record.checks]
     sections = [
         _section(("Verdict", _rows(["check", "seen", "asked", ""], checks))),
         _section(("Power", power + _rows(["", "MW"], [[name, _mw(w)] for name, w in _powers(record)]))),
-        _section(("From targeted to delivered", funnel_chart(steps)), ("Set aside", funnel_chart(aside))),
+        _section(
+            ("From targeted to delivered", funnel_chart(steps) + _note(FUNNEL_NOTE)),
+            ("Set aside", funnel_chart(aside) + _note(ASIDE_NOTE)),
+        ),
         _section(("Shortfall and refill", f"<p>{escape(_refill(record))}</p>{shortfall}")),
         _section(*_shares(record)),
-        _section(("Readings", _counts(record.ingest)), ("What went wrong on purpose", _counts(record.misbehaviour))),
-        _section(("Portfolios", _portfolios(record)), ("Phases, in seconds", _counts(record.phase_s))),
+        _section(
+            ("Readings", _counts(record.ingest) + _note(f"{record.n_acknowledged:,} of them were {READINGS_NOTE}")),
+            ("Devices that went wrong on purpose", _counts(record.misbehaviour) + _note(WRONG_NOTE)),
+        ),
+        _section(("Portfolios, after the call", _portfolios(record)), ("Phases, in seconds", _counts(record.phase_s))),
     ]
     head = escape(record.log_head)
     footer = f"<footer>Event log: {record.log_entries:,} entries, head <code>{head}</code></footer>"
@@ -97,6 +121,10 @@ def _verdict(record: DemoRecord) -> str:
 def _section(*parts: tuple[str, str]) -> str:
     inner = "".join(f"<div><h2>{title}</h2>{content}</div>" for title, content in parts)
     return f'<section class="{"two" if len(parts) == 2 else "one"}">{inner}</section>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _counts(values: Mapping[str, object]) -> str:
@@ -140,7 +168,7 @@ def _portfolios(record: DemoRecord) -> str:
         [str(p["name"]), f"{p['n_devices']:,}", str(p["enrolled_mw"]), str(p["dispatchable_mw"])]
         for p in record.portfolios
     ]
-    return _rows(["name", "devices", "enrolled MW", "dispatchable MW"], rows)
+    return _rows(["name", "devices", "most MW into the grid, by nameplate", "dispatchable MW"], rows)
 
 
 def _shares(record: DemoRecord) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -149,7 +177,10 @@ def _shares(record: DemoRecord) -> tuple[tuple[str, str], tuple[str, str]]:
     at = f"at {record.looked_at_s:.0f} s"
     heads = [*SHARE_HEADS, f"estimate MW {at}", f"true MW {at}"]
     domains = [_share(s) for s in record.by_domain]
-    return (("By technology", _rows(heads, technologies)), ("By failure domain (vendor)", _rows(SHARE_HEADS, domains)))
+    return (
+        ("By technology", _rows(heads, technologies) + _note(SHARE_NOTE)),
+        ("By failure domain (vendor)", _rows(SHARE_HEADS, domains)),
+    )
 
 
 def _share(share: Share) -> list[str]:

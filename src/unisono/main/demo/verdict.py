@@ -40,20 +40,20 @@ def judge(record: DemoRecord, *, is_log_whole: bool, n_acknowledged_lost: int) -
     return [
         Check(
             "energy over the hold, by the region's meters",
-            f"{energy_error_frac:+.2%}",
-            f"within {ENERGY_ERROR_MAX_FRAC:.0%} of target",
+            f"{100 * energy_error_frac:+.2f} %",
+            f"within {_percent(ENERGY_ERROR_MAX_FRAC)} of target",
             abs(energy_error_frac) <= ENERGY_ERROR_MAX_FRAC,
         ),
         Check(
             "4 s intervals of the hold within 5 % of target",
-            f"{within_frac:.1%}",
-            f"at least {INTERVALS_WITHIN_MIN_FRAC:.0%}",
+            _percent(within_frac),
+            f"at least {_percent(INTERVALS_WITHIN_MIN_FRAC)}",
             within_frac >= INTERVALS_WITHIN_MIN_FRAC,
         ),
         Check(
             "dispatchable capacity promised beforehand, of what was truly deliverable",
-            f"{promised_frac:.0%}",
-            f"at least {DISPATCHABLE_MIN_FRAC:.0%}, at most 100 %",
+            _percent(promised_frac),
+            f"at least {_percent(DISPATCHABLE_MIN_FRAC)}, at most 100 %",
             DISPATCHABLE_MIN_FRAC <= promised_frac <= 1.0,
         ),
         Check(
@@ -67,6 +67,10 @@ def judge(record: DemoRecord, *, is_log_whole: bool, n_acknowledged_lost: int) -
             is_log_whole and record.log_entries > 0,
         ),
     ]
+
+
+def _percent(frac: float) -> str:
+    return f"{100 * frac:.4g} %"
 
 
 def refill_time_s(shortfall: Series, *, threshold_w: float, from_s: float) -> float | None:

@@ -68,4 +68,7 @@ class LiveView:
         if self._bar is None:
             return Group(head, table)
         done, of = self._bar
-        return Group(head, ProgressBar(total=max(of, 1e-9), completed=min(max(done, 0.0), of), width=60), table)
+        # A bar ends no line by itself; as a row it does.
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=max(of, 1e-9), completed=min(max(done, 0.0), of), width=60))
+        return Group(head, bar, table)
