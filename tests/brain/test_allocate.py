@@ -34,7 +34,7 @@ def build(fleet: list, *, all_smooth: bool = False, all_free: bool = False) -> t
         )
         records.append(record(k + 1, merit_micros_per_kwh=merit, ratings=ratings))
     table = table_of(*records)
-    members = new_members(np.arange(len(fleet), dtype=np.int32), table.nameplate, table.picture)
+    members = new_members(np.arange(len(fleet), dtype=np.int32), table.nameplate, table.picture, table.leases)
     members.reach_w[:] = [m[0] for m in fleet]
     members.mode[:] = [FREE if all_free else m[5] for m in fleet]
     table.picture.soc_frac[: len(fleet)] = [m[4] for m in fleet]

@@ -75,6 +75,24 @@ def test_a_fresh_meter_wins_and_a_stale_one_gives_way() -> None:
     assert table.picture.power_w[0] == 1100.0
 
 
+def test_a_long_mean_stands_behind_any_fresh_power_and_shows_a_command_only_once_it_began_after_it() -> None:
+    table = table_of(record(1, telemetry_period_s=4.0))
+    report(table, 0.0, power_w=0.0, source_kind=1)
+    leases = table.leases
+    leases.state[0], leases.setpoint_w[0], leases.acked_seq[0], leases.seq[0] = 1, 4000.0, 5, 5
+    leases.sent_mono_ns[0], leases.ack_code[0], leases.expected_w[0] = M0_NS, 0, 0.0
+    quarter = {"reading_kind": 1, "source_kind": 0, "energy_wh": 100.0, "power_w": math.nan}
+    report(table, 20.0, **quarter, interval_start_ns=T0_NS - 880 * NS_PER_S)
+    look(table, 20.0)
+    # 100 Wh in 15 min are 400 W, nearly all of it from before the command.
+    assert table.picture.power_w[0] == pytest.approx(400.0)
+    assert leases.expected_w[0] == 4000.0
+    report(table, 24.0, power_w=3990.0, source_kind=1)
+    look(table, 24.0)
+    assert table.picture.power_w[0] == 3990.0
+    assert leases.expected_w[0] == 3990.0
+
+
 @pytest.mark.parametrize(("shown_w", "reason"), [
     ([0.0, 0.0, 0.0], SuspectReason.FROZEN), ([1.0, 2.0, 3.0], SuspectReason.NOT_MOVING),
     ([-2000.0, -4000.0, -3990.0], SuspectReason.WRONG_SIGN), ([2000.0, 3900.0, 4000.0], SuspectReason.NONE),
@@ -197,6 +215,22 @@ def test_an_idle_car_gives_back_what_can_be_charged_again_until_it_leaves() -> N
     report(table, 4.0, power_w=0.0)
     look(table, 4.0)
     assert (bounds(table), table.picture.hold_up_s[0]) == ((0.0, 0.0), 0.0)
+
+
+def test_an_array_that_was_never_heard_takes_its_rating_of_the_connection_point() -> None:
+    limits = OwnerLimits(soc_reserve_frac=0.0)
+    array = Ratings(power_max_w=6000.0, power_min_w=0.0)
+    table = table_of(
+        record(1, site_no=1, export_limit_w=5000.0, limits=limits),
+        record(2, site_no=1, export_limit_w=5000.0, technology=Technology.PV, ratings=array),
+    )
+    report(table, power_w=0.0, soc_frac=0.5, device_no=1)
+    table.picture.clear_sky_w_per_m2[:] = 800.0
+    look(table)
+    assert table.picture.high_w[0] == 0.0
+    table.picture.clear_sky_w_per_m2[:] = 0.0
+    look(table)
+    assert table.picture.high_w[0] == 5000.0
 
 
 def test_a_compressor_is_not_switched_within_its_least_times() -> None:

@@ -37,6 +37,7 @@ class FakeDevice:
     temperature_degc: float = float("nan")
     # obeys, refuses, ignores (acknowledges and does nothing), mute (acts and never answers), wrong_sign, dead
     behaviour: str = "obeys"
+    refusal_code: int = 1
     delivers_frac: float = 1.0
     # What its meter shows of its power.
     tells_frac: float = 1.0
@@ -51,7 +52,7 @@ class FakeDevice:
         if self.behaviour == "dead":
             return None
         if self.behaviour == "refuses" and kind != CommandKind.RELEASE:
-            return 1
+            return self.refusal_code
         if seq > self.seq:
             self.seq = seq
             if kind == CommandKind.RELEASE:

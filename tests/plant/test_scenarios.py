@@ -11,9 +11,9 @@ import pytest
 from tests.plant.fake_fleet import BATTERY, FakeFleet, battery, dispatch_of, fleet_of, opt_out_of
 from unisono.base.instants import NS_PER_S
 from unisono.model.dispatch import TargetPoint
-from unisono.model.ratings import OptOut
+from unisono.model.ratings import OptOut, OwnerLimits, Ratings
 from unisono.model.registry import PortfolioRecord, RegistryBatch
-from unisono.model.technology import AckCode, CommandKind, Trust
+from unisono.model.technology import AckCode, CommandKind, Technology, Trust
 from unisono.plant.answers import device_state
 from unisono.plant.checkpoint import Carried, checkpoint, restore
 from unisono.plant.step import Arrival, StepResult, step
@@ -177,6 +177,77 @@ def test_nobody_behind_a_slow_cloud_waits_when_all_are_needed() -> None:
     assert progress_of(result).n_targeted == 20
     assert progress_of(result).delivered_w == pytest.approx(0.0, abs=1.0)
     assert progress_of(fleet.run(15)).delivered_w == pytest.approx(100_000.0, rel=0.01)
+
+
+@pytest.mark.parametrize("code", [AckCode.REFUSED_EXPIRED, AckCode.REFUSED_OLD_EPOCH, AckCode.REFUSED_OTHER])
+def test_whoever_refuses_for_whatever_reason_delivers_nothing_and_is_not_asked_each_cycle(code: AckCode) -> None:
+    fleet = fleet_of(batteries(12))
+    for device in fleet.devices[:5]:
+        device.behaviour, device.refusal_code = "refuses", int(code)
+    fleet.cycle(dispatch_of(fleet, 20_000.0, duration_s=300.0))
+    fleet.run(3)
+    before = len(fleet.frames)
+    for _ in range(12):
+        result = fleet.cycle()
+        assert progress_of(result).delivered_w == pytest.approx(fleet.power_w)
+        assert fleet.power_w == pytest.approx(20_000.0)
+    assert {no for frames in fleet.frames[before:] for no in frames.device_no.tolist()} <= {-1}
+
+
+def test_who_obeyed_and_stops_in_the_hold_keeps_no_share_of_the_target() -> None:
+    fleet = fleet_of(batteries(20))
+    fleet.cycle(dispatch_of(fleet, 25_000.0, duration_s=600.0))
+    fleet.run(10)
+    for device in fleet.devices[:4]:
+        device.behaviour = "ignores"
+    result = fleet.run(4)
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.01)
+    assert progress_of(result).shortfall_w == pytest.approx(0.0, abs=100.0)
+
+
+def test_a_command_that_has_just_left_is_no_delivery_yet() -> None:
+    fleet = fleet_of(batteries(12))
+    fleet.dark_gateways.add(1)
+    result = fleet.cycle(dispatch_of(fleet, 25_000.0))
+    for _ in range(3):
+        assert progress_of(result).delivered_w == pytest.approx(0.0, abs=1.0)
+        result = fleet.cycle()
+
+
+@pytest.mark.parametrize("technology", [Technology.FLEX_LOAD, Technology.THERMOSTAT])
+def test_a_load_that_is_shed_whole_comes_back_when_less_is_asked(technology: Technology) -> None:
+    ratings = Ratings(power_max_w=0.0, power_min_w=-3000.0)
+    devices = [
+        battery(no, merit=no, technology=technology, ratings=ratings, limits=OwnerLimits()) for no in range(1, 11)
+    ]
+    for device in devices:
+        device.normal_w = -3000.0
+    fleet = fleet_of(devices)
+    asked = dispatch_of(fleet, 24_000.0, duration_s=400.0)
+    later = TargetPoint(asked.start_ns + 100 * NS_PER_S, 6_000.0)
+    fleet.cycle(msgspec.structs.replace(asked, targets=(*asked.targets, later)))
+    fleet.run(10)
+    assert fleet.power_w == pytest.approx(-6_000.0)
+    fleet.run(20)
+    assert fleet.power_w == pytest.approx(-24_000.0)
+
+
+def test_the_reference_of_an_array_that_another_dispatch_holds_follows_the_sun() -> None:
+    ratings = Ratings(power_max_w=6000.0, power_min_w=0.0)
+    arrays = [
+        battery(no, technology=Technology.PV, ratings=ratings, latitude_deg=0.0, longitude_deg=0.0) for no in (1, 2)
+    ]
+    for device in arrays:
+        device.normal_w = 4000.0
+    fleet = fleet_of(arrays)
+    noon_w = float(fleet.state.fleet.picture.clear_sky_w_per_m2[0])
+    fleet.cycle(dispatch_of(fleet, -6_000.0, duration_s=9000.0, dispatch_id="first", priority=50))
+    fleet.run(1800)
+    now_w = float(fleet.state.fleet.picture.clear_sky_w_per_m2[0])
+    fleet.cycle(dispatch_of(fleet, -3_000.0, duration_s=600.0, dispatch_id="second", priority=10))
+    frozen_w = fleet.state.dispatches["second"].members.accepted_reference_w
+    assert now_w < 0.7 * noon_w
+    assert frozen_w == pytest.approx(4000.0 * now_w / noon_w, rel=0.02)
 
 
 def test_a_meter_that_is_turned_round_in_the_hold_makes_its_device_suspect() -> None:

@@ -32,8 +32,8 @@ REFUSAL_PAUSE_S: Final = np.array(
         900.0,  # REFUSED_LOCAL_OVERRIDE
         86_400.0,  # REFUSED_UNSUPPORTED
         60.0,  # REFUSED_RATE_LIMITED
-        0.0,  # REFUSED_EXPIRED: it came too late; ask again
-        0.0,  # REFUSED_OLD_EPOCH
+        60.0,  # REFUSED_EXPIRED: it came too late, or the device's clock is ahead by more than a lease
+        60.0,  # REFUSED_OLD_EPOCH: it obeys a newer owner of the shard
         30.0,  # UNREACHABLE
         300.0,  # REFUSED_OTHER
     ],

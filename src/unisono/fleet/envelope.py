@@ -124,7 +124,7 @@ def _bound_ev(
 
 
 @part
-def _bound_thermal(nameplate: Nameplate, picture: Picture, row: int, at_w: float) -> None:
+def _bound_thermal(nameplate: Nameplate, picture: Picture, row: int, at_w: float, way_back_w: float) -> None:
     """A water heater or a thermostat: within its owner's comfort band."""
     low_degc = nameplate.comfort_low_degc[row]
     high_degc = nameplate.comfort_high_degc[row]
@@ -133,7 +133,7 @@ def _bound_thermal(nameplate: Nameplate, picture: Picture, row: int, at_w: float
     is_tank = nameplate.technology[row] == _WATER_HEATER
     if not is_tank:
         # Whether it heats or cools is not known: it is only ever shed, and only well inside its band.
-        picture.low_w[row] = at_w
+        picture.low_w[row] = way_back_w
         picture.hold_down_s[row] = 0.0
     if math.isnan(low_degc) and math.isnan(high_degc):
         return
@@ -170,6 +170,8 @@ def _bound_device(nameplate: Nameplate, picture: Picture, leases: Leases, row: i
     at_w = float(leases.expected_w[row])
     technology = nameplate.technology[row]
     is_leased = leases.state[row] == 1
+    # What was shed may come back to its reference.
+    way_back_w = min(at_w, float(leases.reference_w[row])) if is_leased else at_w
     if nameplate.lifecycle[row] != _ACTIVE or nameplate.control_kind[row] == _NOT_CONTROLLABLE or math.isnan(at_w):
         at_w = 0.0 if math.isnan(at_w) else at_w
         _set(picture, row, at_w, at_w, 0.0)
@@ -191,10 +193,10 @@ def _bound_device(nameplate: Nameplate, picture: Picture, leases: Leases, row: i
     elif technology in (_EV, _EVSE):
         _bound_ev(nameplate, picture, leases, row, now_ns, mono_ns, at_w)
     elif technology in (_WATER_HEATER, _THERMOSTAT):
-        _bound_thermal(nameplate, picture, row, at_w)
+        _bound_thermal(nameplate, picture, row, at_w, way_back_w)
     elif technology == _FLEX_LOAD:
         # It sheds its block and no more; nothing is known of what more it could use.
-        _set(picture, row, at_w, max(0.0, float(nameplate.power_max_w[row])), HOLD_DEFAULT_S)
+        _set(picture, row, way_back_w, max(0.0, float(nameplate.power_max_w[row])), HOLD_DEFAULT_S)
         if math.isfinite(nameplate.duration_max_s[row]):
             picture.hold_up_s[row] = nameplate.duration_max_s[row] - leases.called_s[row]
     else:

@@ -33,14 +33,15 @@ _NS: Final = 1e-9
 
 
 @part
-def settle_s(nameplate: Nameplate, row: int, change_w: float, source: int) -> float:
-    """Return how long after a command a reading must show it: way there and back, notice, ramp, grace.
+def settle_s(nameplate: Nameplate, picture: Picture, row: int, change_w: float) -> float:
+    """Return how long after a command the present reading must show it: way there and back, notice, ramp, grace.
 
-    A vendor cloud may hand out what it polled up to one period ago.
+    A vendor cloud may hand out what it polled up to one period ago; a mean shows all of it once it began after it.
     """
     waiting_s = 2.0 * nameplate.latency_s[row] + nameplate.notice_s[row] + GRACE_S
     waiting_s += abs(change_w) / nameplate.ramp_w_per_s[row]
-    return float(waiting_s + (nameplate.period_s[row] if source == 2 else 0.0))
+    waiting_s += picture.span_s[row]
+    return float(waiting_s + (nameplate.period_s[row] if picture.source[row] == 2 else 0.0))
 
 
 @part
@@ -58,7 +59,8 @@ def is_quick(nameplate: Nameplate, row: int) -> bool:
 @part
 def is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
     """Return whether an unanswered command may be taken as followed: just sent, to a device that is reached at once."""
-    return bool(is_quick(nameplate, row) and (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row))
+    is_open = leases.ack_code[row] == NO_ANSWER_YET and is_quick(nameplate, row)
+    return bool(is_open and (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row))
 
 
 @part
@@ -103,7 +105,7 @@ def expect(n: int, mono_ns: int, cycle_s: float, nameplate: Nameplate, picture: 
         expected_w = leases.expected_w[row]
         if math.isnan(expected_w):
             expected_w = np.float32(0.0) if math.isnan(power_w) else power_w
-        wait_s = settle_s(nameplate, row, leases.setpoint_w[row] - expected_w, picture.source[row])
+        wait_s = settle_s(nameplate, picture, row, leases.setpoint_w[row] - expected_w)
         if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
             leases.expected_w[row] = power_w
             continue

@@ -44,6 +44,8 @@ RANGE_MARGIN_W: Final = 100.0
 # Windows of the two means.
 MEAN_S: Final = 900.0
 LONG_MEAN_S: Final = 10_800.0
+# The mean of more than this does not tell when a device switched.
+SWITCH_SPAN_S: Final = 60.0
 # Running: above this share of the rating.
 ON_FRAC: Final = 0.1
 _NS: Final = 1e-9
@@ -183,6 +185,15 @@ def _note_switch(nameplate: Nameplate, picture: Picture, row: int, power_w: floa
 
 
 @part
+def _span_s(inflow: Any, k: int, source: int, row: int, slots: Slots) -> float:
+    """Return how long the reading's power is the mean of: its interval, or the time since the register before."""
+    if inflow.reading_kind[k] == 0:
+        return 0.0
+    since_ns = inflow.interval_start_ns[k] if inflow.reading_kind[k] == 1 else slots.register_ns[source, row]
+    return float((inflow.measured_ns[k] - since_ns) * _NS) if since_ns >= 0 else 0.0
+
+
+@part
 def _keep(
     inflow: Any,
     k: int,
@@ -196,6 +207,7 @@ def _keep(
 ) -> None:
     """Let an admitted reading touch the state."""
     source = int(inflow.source_kind[k])
+    span_s = _span_s(inflow, k, source, row, slots)
     if inflow.reading_kind[k] == 2:
         slots.register_wh[source, row] = inflow.energy_wh[k]
         slots.register_ns[source, row] = inflow.measured_ns[k]
@@ -206,8 +218,10 @@ def _keep(
             else:
                 picture.mean_mono_ns[row] = mono_ns
             _note_behaviour(nameplate, slots, picture, source, row, power_w, mono_ns)
-            _note_switch(nameplate, picture, row, power_w, mono_ns)
+            if span_s <= SWITCH_SPAN_S:
+                _note_switch(nameplate, picture, row, power_w, mono_ns)
         slots.power_w[source, row] = power_w
+        slots.span_s[source, row] = span_s
         slots.received_mono_ns[source, row] = mono_ns
     slots.measured_ns[source, row] = inflow.measured_ns[k]
     if not math.isnan(inflow.soc_frac[k]):

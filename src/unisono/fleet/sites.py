@@ -22,6 +22,13 @@ DARK_W_PER_M2: Final = 20.0
 
 
 @part
+def unheard_w(row: int, nameplate: Nameplate, picture: Picture) -> float:
+    """Return what a device that was never heard may feed in by itself: an array in daylight its rating."""
+    is_dark = picture.clear_sky_w_per_m2[row] < DARK_W_PER_M2
+    return float(nameplate.power_max_w[row]) if nameplate.technology[row] == _PV and not is_dark else 0.0
+
+
+@part
 def _most_w(row: int, at_w: float, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
     """Return the most power that the device may come to without hearing from us again."""
     if nameplate.power_max_w[row] <= 0.0:
@@ -92,9 +99,10 @@ def share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, pictur
         sites.told_down_w[site] = 0.0
     for row in range(n):
         at_w = float(leases.expected_w[row])
-        if math.isnan(at_w):
-            continue
         site = nameplate.site[row]
+        if math.isnan(at_w):
+            sites.high_w[site] += unheard_w(row, nameplate, picture)
+            continue
         most_w = _most_w(row, at_w, nameplate, picture, leases)
         least_w = _least_w(row, at_w, nameplate, leases)
         sites.high_w[site] += most_w

@@ -43,6 +43,8 @@ STALE_PERIODS: Final = 10.0
 # Floors for devices that report faster than a cycle: ours is the slower clock then.
 FRESH_S: Final = 10.0
 STALE_S: Final = 30.0
+# The mean of more than a minute says less of now than any fresh power of an instant, whoever measured it.
+MEAN_S: Final = 60.0
 # Uncertainty of a fresh power, and how it grows with silence towards a third of the rating, in ten minutes or so.
 SD_FRESH_FRAC: Final = 0.01
 SD_SILENT_FRAC: Final = 0.3
@@ -66,31 +68,45 @@ _PV: Final = 1
 _ARRAY_I4 = types.Array(types.int32, 1, "C")
 
 
+@part
+def _best_source(row: int, mono_ns: int, fresh_s: float, slots: Slots) -> int:
+    """Return the first fresh source by priority, long means after all others; without a fresh one the newest."""
+    newest, mean = _NO_SOURCE, _NO_SOURCE
+    newest_age_s = math.inf
+    for source in range(N_SOURCES):
+        received_ns = slots.received_mono_ns[source, row]
+        if received_ns < 0:
+            continue
+        age_s = max(0.0, (mono_ns - received_ns) * _NS)
+        if age_s < newest_age_s:
+            newest, newest_age_s = source, age_s
+        if age_s > fresh_s:
+            continue
+        if slots.span_s[source, row] <= MEAN_S:
+            return source
+        if mean == _NO_SOURCE:
+            mean = source
+    return newest if mean == _NO_SOURCE else mean
+
+
 @column_kernel(types.void(types.int64, types.int64, NAMEPLATE, SLOTS, PICTURE))
 def reconcile(n: int, mono_ns: int, nameplate: Nameplate, slots: Slots, picture: Picture) -> None:
-    """Choose each device's source (the first fresh one by priority, else the newest) and grade its freshness."""
+    """Choose each device's source and grade its freshness."""
     for row in range(n):
         fresh_s = max(FRESH_PERIODS * nameplate.period_s[row], FRESH_S)
         stale_s = max(STALE_PERIODS * nameplate.period_s[row], STALE_S)
-        best, best_age_s = _NO_SOURCE, math.inf
-        for source in range(N_SOURCES):
-            received_ns = slots.received_mono_ns[source, row]
-            if received_ns < 0:
-                continue
-            age_s = max(0.0, (mono_ns - received_ns) * _NS)
-            if age_s < best_age_s:
-                best, best_age_s = source, age_s
-            if age_s <= fresh_s:
-                best, best_age_s = source, age_s
-                break
+        best = _best_source(row, mono_ns, fresh_s, slots)
         picture.source[row] = best
-        picture.age_s[row] = best_age_s
         if best == _NO_SOURCE:
+            picture.age_s[row] = math.inf
             picture.trust[row] = 0
             continue
+        best_age_s = max(0.0, (mono_ns - slots.received_mono_ns[best, row]) * _NS)
+        picture.age_s[row] = best_age_s
         rating_w = nameplate.rating_w[row]
         picture.power_w[row] = slots.power_w[best, row]
         picture.received_mono_ns[row] = slots.received_mono_ns[best, row]
+        picture.span_s[row] = slots.span_s[best, row]
         beyond_s = best_age_s - fresh_s
         grown = 1.0 - math.exp(-beyond_s / SD_GROWTH_S) if beyond_s > 0.0 else 0.0
         picture.power_sd_w[row] = rating_w * (SD_FRESH_FRAC + (SD_SILENT_FRAC - SD_FRESH_FRAC) * grown)
@@ -109,7 +125,7 @@ def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int
     if abs(wanted_w) < max(MOVE_MIN_FRAC * rating_w, MOVE_MIN_W) or math.isnan(from_w):
         return 0
     received_ns = picture.received_mono_ns[row]
-    wait_s = settle_s(nameplate, row, wanted_w, picture.source[row])
+    wait_s = settle_s(nameplate, picture, row, wanted_w)
     if (received_ns - leases.move_mono_ns[row]) * _NS < wait_s:
         return -1
     power_w = picture.power_w[row]
@@ -144,7 +160,7 @@ def _is_mirrored(nameplate: Nameplate, picture: Picture, leases: Leases, row: in
         MOVE_MIN_FRAC * nameplate.rating_w[row], MOVE_MIN_W
     ):
         return False
-    wait_s = settle_s(nameplate, row, setpoint_w, picture.source[row])
+    wait_s = settle_s(nameplate, picture, row, setpoint_w)
     is_late_enough = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s
     return bool(is_late_enough and abs(picture.power_w[row] + setpoint_w) <= MIRRORED_FRAC * abs(setpoint_w))
 

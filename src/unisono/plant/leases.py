@@ -52,7 +52,6 @@ OFFSET_K: Final = 2.0
 _NONE, _HELD, _RELEASING = 0, 1, 2
 _RELEASE_KIND: Final = 6
 _NS: Final = 1e-9
-_REFUSED_EXPIRED: Final = 6
 
 
 class Outbox(NamedTuple):
@@ -208,8 +207,6 @@ def _needs_command(
 ) -> bool:
     """Return whether a wanted device has to be told something new."""
     if leases.state[row] != _HELD or leases.wanted_w[row] != leases.setpoint_w[row]:
-        return True
-    if leases.ack_code[row] == _REFUSED_EXPIRED:
         return True
     ttl_s = float(nameplate.ttl_s[row])
     if is_first_ttl and (mono_ns - leases.sent_mono_ns[row]) * _NS >= RENEW_FRAC * ttl_s:

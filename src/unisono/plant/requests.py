@@ -43,7 +43,7 @@ def members_of(state: PlantState, spec: Dispatch) -> Members:
     table = state.fleet
     portfolio = table.portfolios.get(spec.portfolio_no)
     rows = table.member_rows[:0] if portfolio is None else portfolio.rows
-    return new_members(rows, table.nameplate, table.picture)
+    return new_members(rows, table.nameplate, table.picture, table.leases)
 
 
 def draft(state: PlantState, spec: Dispatch, now_ns: int, dispatch_no: int = -2) -> ActiveDispatch:

@@ -21,7 +21,7 @@ import numpy as np
 from unisono.base.instants import NS_PER_S
 from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair, want
 from unisono.brain.dispatch.members import Members
-from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_waiting, given_later_w, hold_back
+from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_waiting, given_later_w, hold_back, keep_slow
 from unisono.brain.dispatch.profile import profile_w, ramp_frac, steering_frac
 from unisono.brain.dispatch.sums import Sum
 from unisono.brain.dispatch.weigh import weigh
@@ -225,6 +225,9 @@ def _allocate_at_pace(active: ActiveDispatch, table: FleetTable, need_w: float, 
 
     What can't be had otherwise is asked of those who wait, as far as it is not under way already.
     """
+    if active.sums[Sum.LEAVING_W] != 0.0:
+        # Slow devices that were let go are there still, and soon are not: no other slow one goes in their place.
+        need_w = max(0.0, need_w - active.sign * keep_slow(active.members, table.nameplate))
     under_way_w = np.zeros(table.n_gateways)
     n_waiting = hold_back(cap_w, active.members, table.nameplate, table.leases, under_way_w)
     left_w = _allocate(active, table, need_w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from unisono.base.kernel import part
@@ -12,6 +13,8 @@ from unisono.fleet.evidence import NO_ANSWER_YET, arrives_frac, is_alive, is_on_
 
 # Variance of a slow device's unanswered command as a share of its square: one in twenty may act and not answer.
 DOUBT_FRAC: Final = 0.05
+# Who gives less than this of what it was told gives what it gives: the rest is asked of others.
+SHORT_FRAC: Final = 0.5
 _NS: Final = 1e-9
 # Trust codes of devices that are not heard.
 _UNKNOWN, _SILENT_TRUST = 0, 3
@@ -41,7 +44,7 @@ def credit_of(
     power_w = float(picture.power_w[row])
     sd_w = float(picture.power_sd_w[row])
     sent_ns = leases.sent_mono_ns[row]
-    wait_s = settle_s(nameplate, row, held_w, picture.source[row])
+    wait_s = settle_s(nameplate, picture, row, held_w)
     if is_heard and (picture.received_mono_ns[row] - sent_ns) * _NS >= wait_s:
         return power_w - reference_w, sd_w * sd_w
     expected_w = float(leases.expected_w[row]) - reference_w
@@ -56,6 +59,43 @@ def credit_of(
 
 
 @part
+def seen_w(
+    members: Members,
+    k: int,
+    credit_w: float,
+    mono_ns: int,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+) -> float:
+    """Return what of a held member's credit there is evidence for.
+
+    The loop counts on a command that has just left; whoever asks what is delivered is told so once it is answered.
+    """
+    row = members.row[k]
+    if not is_on_its_way(nameplate, leases, row, mono_ns):
+        return credit_w
+    reference_w = float(members.reference_w[k])
+    if leases.acked_seq[row] >= 0 and is_alive(nameplate, leases, row, mono_ns):
+        return float(leases.acked_w[row]) - reference_w
+    power_w = float(picture.power_w[row])
+    return 0.0 if math.isnan(power_w) else power_w - reference_w
+
+
+@part
+def falls_short(
+    members: Members, k: int, credit_w: float, nameplate: Nameplate, picture: Picture, leases: Leases
+) -> bool:
+    """Return whether a held member is read to give less than half of what it was told, late enough to show it all."""
+    row = members.row[k]
+    held_w = float(members.held_w[k])
+    wait_s = settle_s(nameplate, picture, row, held_w)
+    is_late_enough = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s
+    is_heard = picture.trust[row] not in (_UNKNOWN, _SILENT_TRUST)
+    return bool(is_late_enough and is_heard and abs(held_w) > 0.0 and credit_w / held_w < SHORT_FRAC)
+
+
+@part
 def leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
     """Return what a device that was let go changes all the same: it has not heard of it yet, or makes up for the call.
 
@@ -64,7 +104,7 @@ def leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, pic
     row = members.row[k]
     trust = picture.trust[row]
     change_w = float(leases.setpoint_w[row] - members.reference_w[k])
-    wait_s = settle_s(nameplate, row, change_w, picture.source[row])
+    wait_s = settle_s(nameplate, picture, row, change_w)
     if trust == 4:
         return 0.0
     if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
@@ -91,7 +131,7 @@ def count_under_way(
     leases: Leases,
     sums: F8,
 ) -> None:
-    """Add by how much its credit changes once a slow cloud passes a command on, and how much of that is likely soon."""
+    """Add by how much its credit grows or goes once a slow cloud passes a command on, and how much of that is soon."""
     row = members.row[k]
     if is_quick(nameplate, row) or leases.ack_code[row] != NO_ANSWER_YET or leases.state[row] == 0:
         return
@@ -99,5 +139,8 @@ def count_under_way(
     if arrives > 0.0:
         record = min(1.0, max(0.0, float(picture.record_frac[row])))
         change_w = record * (float(members.held_w[k]) - float(members.credit_w[k]))
-        sums[Sum.UNDER_WAY_W] += change_w
+        if leases.state[row] == 1:
+            sums[Sum.UNDER_WAY_W] += change_w
+        else:
+            sums[Sum.LEAVING_W] -= change_w
         sums[Sum.COMING_W] += arrives * change_w

@@ -15,6 +15,7 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import I8, LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
+from unisono.fleet.sites import unheard_w
 from unisono.fleet.table import FleetTable
 
 Gate = Callable[[FleetTable, float], dict[str, int]]
@@ -56,11 +57,13 @@ def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Pictur
 
 
 @part
-def _planned_w(row: int, leases: Leases) -> float:
+def _planned_w(row: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> float:
     """Return where the device will be: as wanted, else where it is expected."""
     if leases.wanted_no[row] >= 0:
         return float(leases.wanted_w[row])
-    return 0.0 if math.isnan(leases.expected_w[row]) else float(leases.expected_w[row])
+    if math.isnan(leases.expected_w[row]):
+        return unheard_w(row, nameplate, picture)
+    return float(leases.expected_w[row])
 
 
 @part
@@ -103,7 +106,7 @@ def trim_physics(
             change_w = leases.wanted_w[row] - leases.wanted_reference_w[row]
             sites.up_w[site] += max(0.0, float(change_w))
             sites.down_w[site] += max(0.0, -float(change_w))
-        sites.high_w[site] += _planned_w(row, leases)
+        sites.high_w[site] += _planned_w(row, nameplate, picture, leases)
     for row in range(n):
         if leases.wanted_no[row] < 0:
             continue

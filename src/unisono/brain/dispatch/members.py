@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from unisono.base.kernel import type_of
-from unisono.fleet.columns import F4, I4, U1, Nameplate, Picture
+from unisono.fleet.columns import F4, I4, U1, Leases, Nameplate, Picture
 
 # Modes of a member in a cycle; those who wait could be called if nobody else can give.
 EXCLUDED, FREE, PINNED, WAITING = 0, 1, 2, 3
@@ -46,9 +46,14 @@ class Members(NamedTuple):
     share_w: F4
 
 
-def new_members(rows: I4, nameplate: Nameplate, picture: Picture) -> Members:
-    """Return the members at ``rows`` with their references frozen as they are now."""
+def new_members(rows: I4, nameplate: Nameplate, picture: Picture, leases: Leases) -> Members:
+    """Return the members at ``rows`` with their references frozen as they are now.
+
+    A device that another dispatch holds shows its command: its reference there, carried on to now, stands for it.
+    """
     n = rows.size
+    is_held = (leases.state[rows] == 1) & np.isfinite(leases.reference_w[rows])
+    reference_w = np.where(is_held, leases.reference_w[rows], picture.reference_w[rows]).astype(np.float32)
     drifts_home = (nameplate.is_on_off[rows] == 1) & np.isfinite(picture.long_mean_w[rows])
     is_new_tank = (picture.long_mean_weight[rows] < LONG_ENOUGH) & (nameplate.technology[rows] == _WATER_HEATER)
     usual_w = np.where(is_new_tank, TANK_DUTY_FRAC * nameplate.power_min_w[rows], picture.long_mean_w[rows])
@@ -57,12 +62,12 @@ def new_members(rows: I4, nameplate: Nameplate, picture: Picture) -> Members:
     return Members(
         row=rows.astype(np.int32),
         order=order,
-        accepted_reference_w=picture.reference_w[rows].copy(),
+        accepted_reference_w=reference_w,
         accepted_clear_sky=picture.clear_sky_w_per_m2[rows].copy(),
         settled_w=np.where(drifts_home, usual_w, 0.0).astype(np.float32),
         drift_s=np.where(drifts_home, SWITCHING_DRIFT_S, np.where(ends, SESSION_DRIFT_S, np.inf)).astype(np.float32),
         method=picture.reference_method[rows].copy(),
-        reference_w=picture.reference_w[rows].copy(),
+        reference_w=reference_w.copy(),
         held_w=np.zeros(n, np.float32),
         reach_w=np.zeros(n, np.float32),
         mode=np.zeros(n, np.uint8),

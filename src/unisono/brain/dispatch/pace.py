@@ -12,7 +12,7 @@ from typing import Final
 from numba import types
 
 from unisono.base.kernel import column_kernel
-from unisono.brain.dispatch.members import FREE, MEMBERS, WAITING, Members
+from unisono.brain.dispatch.members import FREE, MEMBERS, PINNED, WAITING, Members
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, Leases, Nameplate
 from unisono.fleet.evidence import NO_ANSWER_YET, is_quick
 
@@ -46,6 +46,17 @@ def hold_back(cap_w: float, members: Members, nameplate: Nameplate, leases: Leas
             members.mode[k] = WAITING
             n_waiting += 1
     return n_waiting
+
+
+@column_kernel(types.float64(MEMBERS, NAMEPLATE))
+def keep_slow(members: Members, nameplate: Nameplate) -> float:
+    """Pin the free members behind slow gateways that hold a command; return what they give, in its own sign."""
+    kept_w = 0.0
+    for k in range(members.row.size):
+        if members.mode[k] == FREE and members.held_w[k] != 0.0 and not is_quick(nameplate, members.row[k]):
+            members.mode[k] = PINNED
+            kept_w += members.credit_w[k]
+    return kept_w
 
 
 @column_kernel(types.float64(MEMBERS, NAMEPLATE))

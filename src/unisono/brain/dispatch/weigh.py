@@ -8,7 +8,7 @@ from typing import Final
 from numba import types
 
 from unisono.base.kernel import column_kernel, part
-from unisono.brain.dispatch.credit import count_under_way, credit_of, leftover_w
+from unisono.brain.dispatch.credit import count_under_way, credit_of, falls_short, leftover_w, seen_w
 from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, PINNED, Members
 from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
@@ -210,20 +210,23 @@ def weigh(
         members.held_w[k] = leases.setpoint_w[row] - reference_w if is_held else 0.0
         mode = _mode(members, k, sign, dispatch_no, mono_ns, nameplate, picture, leases, sums)
         reach_w = _reach_w(members, k, sign, nameplate, picture) if mode == FREE else 0.0
-        credit_w, variance = 0.0, 0.0
+        credit_w, delivered_w, variance = 0.0, 0.0, 0.0
         is_let_go = leases.state[row] != 1 and leases.event_no[row] == dispatch_no
         if is_held:
             credit_w, variance = credit_of(members, k, mono_ns, nameplate, picture, leases)
+            if mode == FREE and falls_short(members, k, credit_w, nameplate, picture, leases):
+                mode, reach_w = PINNED, 0.0
+            delivered_w = seen_w(members, k, credit_w, mono_ns, nameplate, picture, leases)
             _count_held(members, k, slots, picture, leases, sums)
         elif is_let_go:
-            credit_w = leftover_w(members, k, mono_ns, nameplate, picture, leases)
+            delivered_w = credit_w = leftover_w(members, k, mono_ns, nameplate, picture, leases)
             sums[Sum.PINNED_W] += credit_w
         members.mode[k] = mode
         members.reach_w[k] = reach_w
         members.credit_w[k] = credit_w
-        if mode != FREE:
+        if is_let_go or mode != FREE:
             count_under_way(members, k, mono_ns, lead_s, nameplate, picture, leases, sums)
-        sums[Sum.DELIVERED_W] += credit_w
+        sums[Sum.DELIVERED_W] += delivered_w
         sums[Sum.DELIVERED_VAR_W2] += variance
         sums[Sum.REACH_W] += reach_w
         sums[Sum.N_ELIGIBLE] += 1.0 if mode != EXCLUDED else 0.0
@@ -235,4 +238,4 @@ def weigh(
             # What was called may still show it: there the reference stands for what it would do.
             base_w = reference_w if is_held or is_let_go else float(picture.power_w[row])
             sums[Sum.BASE_W] += base_w
-            sums[Sum.NET_W] += base_w + credit_w
+            sums[Sum.NET_W] += base_w + delivered_w

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unisono.brain.dispatch.allocate import KEEP_FRAC, merit_order
 from unisono.brain.dispatch.members import FREE, Members, new_members
-from unisono.fleet.columns import Nameplate, Picture, allocate
+from unisono.fleet.columns import Leases, Nameplate, Picture, allocate
 from unisono.main.bench.figures import BenchResult, best_s
 
 N_DEVICES: Final = 1_000_000
@@ -66,10 +66,11 @@ def _fleet(n_devices: int, on_off_frac: float = ON_OFF_FRAC) -> tuple[Members, N
     """Return a fleet from the seed: 1 to 10 kW each, one held device in ten, prices in 200 steps."""
     chance = np.random.default_rng(SEED)
     nameplate, picture = allocate(Nameplate, n_devices), allocate(Picture, n_devices)
+    leases = allocate(Leases, n_devices)
     nameplate.device_no[:] = np.arange(1, n_devices + 1)
     nameplate.is_on_off[:] = chance.random(n_devices) < on_off_frac
     nameplate.merit_micros_per_kwh[:] = chance.integers(0, 200, n_devices)
-    members = new_members(np.arange(n_devices, dtype=np.int32), nameplate, picture)
+    members = new_members(np.arange(n_devices, dtype=np.int32), nameplate, picture, leases)
     members.reach_w[:] = np.round(chance.uniform(1_000.0, 10_000.0, n_devices))
     members.held_w[:] = np.where(chance.random(n_devices) < 0.1, members.reach_w, 0.0)
     members.mode[:] = FREE
