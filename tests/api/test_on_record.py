@@ -10,6 +10,7 @@ import pytest
 from tests.api.conftest import Plant, problem_of
 from tests.api.test_enrolments import enrol, line, result
 
+from unisono.api import present
 from unisono.base.errors import Unavailable
 from unisono.store import event_log, listings
 
@@ -134,3 +135,11 @@ def test_the_log_is_each_organisations_own_and_comes_in_pages(plant: Plant) -> N
     assert following["next_cursor"] is None
     with plant.database.begin() as connection:
         event_log.verify(connection)
+
+
+def test_entries_that_are_kept_in_watts_and_nanoseconds_are_told_in_the_apis_words() -> None:
+    body = {"start_ns": 0, "target_w": [[0, 1500.0]], "shortfall_w": 250, "delivered_wh": 1000.0, "reason": "drill"}
+    row = {"seq": 1, "at_ns": 0, "kind": "k", "portfolio_id": "", "subject_id": "", "body": body, "hash": b"\x00"}
+    epoch = "1970-01-01T00:00:00.000Z"
+    told = {"start": epoch, "target_kw": [[epoch, 1.5]], "shortfall_kw": 0.25, "delivered_kwh": 1.0, "reason": "drill"}
+    assert present.event(row).body == told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -257,9 +257,23 @@ def event(row: Row) -> portfolios.EventEntry:
         kind=row["kind"],
         portfolio_id=row["portfolio_id"],
         subject_id=row["subject_id"],
-        body=row["body"],
+        body={name: value for field, kept in row["body"].items() for name, value in _told(field, kept)},
         hash=bytes(row["hash"]).hex(),
     )
+
+
+def _told(field: str, kept: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a fact of the event log in the API's words: what is kept in W, Wh and ns in kW, kWh and RFC 3339."""
+    if field == "target_w" and isinstance(kept, list):
+        yield "target_kw", [[instant_text(at_ns), kw(power_w)] for at_ns, power_w in kept]
+    elif field.endswith("_wh") and isinstance(kept, int | float):
+        yield field.removesuffix("_wh") + "_kwh", kwh(kept)
+    elif field.endswith("_w") and isinstance(kept, int | float):
+        yield field.removesuffix("_w") + "_kw", kw(kept)
+    elif field.endswith("_ns") and isinstance(kept, int):
+        yield field.removesuffix("_ns"), instant_text(kept)
+    else:
+        yield field, kept
 
 
 def sse_status(portfolio_id: str, picture: PortfolioPicture) -> dict[str, Any]:

@@ -183,5 +183,5 @@ class EventEntry(BaseModel):
     kind: str = Field(examples=["dispatch.accepted"])
     portfolio_id: str = ""
     subject_id: str = ""
-    body: dict[str, Any] = {}
-    hash: str = Field(description="sha256 of the previous entry's hash and this entry, hex.")
+    body: dict[str, Any] = Field(default={}, description="In kW, kWh, RFC 3339; kept and hashed in W and ns.")
+    hash: str = Field(description="sha256 of the previous entry's hash and this entry as it is kept, hex.")
