@@ -75,6 +75,14 @@ def test_a_register_becomes_power_from_its_second_reading() -> None:
     assert table.slots.power_w[1, 0] == 1000.0
 
 
+def test_a_meter_that_is_exchanged_for_one_with_a_higher_count_is_understood_from_its_second_reading() -> None:
+    table = table_of(record(1))
+    fold(table, [{"reading_kind": 2, "energy_wh": 5000.0}])
+    assert fold(table, [{"reading_kind": 2, "energy_wh": 9_000_000.0}], 36.0) == {"out_of_range": 1}
+    assert fold(table, [{"reading_kind": 2, "energy_wh": 9_000_010.0}], 72.0) == {"kept": 1}
+    assert table.slots.power_w[1, 0] == 1000.0
+
+
 @given(st.floats(0, 9.9e4), st.floats(0, 900))
 def test_a_register_rolls_over_at_a_power_of_ten(before_wh: float, step_wh: float) -> None:
     assert register_step_wh(before_wh, before_wh + step_wh) == pytest.approx(step_wh, abs=1e-6)

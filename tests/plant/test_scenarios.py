@@ -325,6 +325,18 @@ def test_a_revision_moves_the_target_and_an_older_one_does_not() -> None:
     assert "dispatch.revised" in fleet.log
 
 
+def test_a_revision_whose_end_has_passed_on_its_way_ends_the_dispatch() -> None:
+    fleet = fleet_of(batteries(10))
+    asked = dispatch_of(fleet, 20_000.0, duration_s=900.0)
+    fleet.cycle(asked)
+    fleet.run(5)
+    over = msgspec.structs.replace(asked, revision=2, end_ns=fleet.now_ns + NS_PER_S)
+    result = fleet.cycle(over)
+    assert progress_of(result).state == "completed"
+    fleet.run(3)
+    assert fleet.power_w == 0.0
+
+
 def test_a_cancelled_dispatch_lets_everyone_go() -> None:
     fleet = fleet_of(batteries(10))
     spec = dispatch_of(fleet, 10_000.0)

@@ -313,6 +313,10 @@ def fold_readings(
             continue
         if not _is_in_range(inflow, k, row, power_w, nameplate):
             counters[gateway, _OUT_OF_RANGE] += 1
+            if inflow.reading_kind[k] == 2 and inflow.measured_ns[k] > slots.register_ns[source, row]:
+                # A glitch, or another meter in its place: the next step is counted from here.
+                slots.register_wh[source, row] = inflow.energy_wh[k]
+                slots.register_ns[source, row] = inflow.measured_ns[k]
             continue
         mono_ns = received_mono_ns[batch]
         verdict = _verdict(inflow, k, row, known_ns[batch], mono_ns, nameplate, slots)

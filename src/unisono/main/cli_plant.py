@@ -187,7 +187,7 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "",
     idempotency_key: Annotated[str, typer.Option(help="Repeat with the same key: nothing happens twice.")] = "",
 ) -> None:
-    """Call a dispatch off; devices are let go with its ramp."""
+    """Call a dispatch off; devices are let go with the next cycle."""
     body = {"reason": reason} if reason else {}
     with open_client(load_settings()) as api:
         print_json(api.post(f"/v1/vpp/dispatches/{dispatch}/cancel", body, idempotency_key or None))

@@ -43,6 +43,8 @@ RELEASE_PAUSE_MAX_S: Final = 60.0
 NO_ANSWER_PAUSE_S: Final = 120.0
 # Leases are renewed each third of their ttl: two renewals may be lost before one runs out.
 RENEW_FRAC: Final = 1.0 / 3.0
+# A device whose next report is overdue by half a period may be cut off.
+REPORT_PERIODS: Final = 1.5
 # A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
 # 2^53 still hold two million owners.
 SEQ_BITS: Final = 32
@@ -242,10 +244,11 @@ def _note_renewal(
 ) -> None:
     """Carry a gateway's answer to a renewal over to a lease that it covers, if the device is fresh and it still ran.
 
-    Behind the gateway the device itself may have dropped out: once it misses reports, the answer is no evidence of it.
+    Behind the gateway the device itself may have dropped out: beyond its next report the answer is no evidence of it.
     """
     gateway = nameplate.gateway[row]
-    answered_ns = gateways.acked_mono_ns[gateway]
+    due_ns = picture.received_mono_ns[row] + np.int64(REPORT_PERIODS * nameplate.period_s[row] * 1e9)
+    answered_ns = min(gateways.acked_mono_ns[gateway], due_ns)
     heard_ns = leases.heard_mono_ns[row]
     if heard_ns < 0 or answered_ns <= heard_ns or leases.acked_seq[row] > gateways.acked_seq[gateway]:
         return

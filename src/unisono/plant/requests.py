@@ -99,7 +99,8 @@ def _fold_dispatch(state: PlantState, spec: Dispatch, now_ns: int) -> None:
         if active is None and spec.dispatch_id in state.ended:
             ended_as = state.ended[spec.dispatch_id][1]
             raise InvalidInput("dispatch_id", spec.dispatch_id, f"is {ended_as}; it can't be revised")
-        if spec.end_ns <= now_ns:
+        # One that runs, and whose end a revision on its way has overtaken, is over now.
+        if active is None and spec.end_ns <= now_ns:
             raise InvalidInput("end_ns", spec.end_ns, "must be in the future")
     except InvalidInput as wrong:
         body: dict[str, object] = {"field": wrong.field, "value": str(wrong.value), "rule": wrong.rule}
