@@ -83,6 +83,12 @@ def test_metered_energy_is_shared_out_by_time_and_counts_once_when_told_twice() 
         assert finished[1]["energy_wh"] == pytest.approx(400.0)
 
 
+def test_a_metered_energy_adds_up_over_the_quarters_that_it_touches() -> None:
+    finished = rollup.finish(rollup.sums_of_readings(intake.readings_table([energy(450, 2250, 800.0)]))).to_pylist()
+    assert [row["energy_wh"] for row in finished] == pytest.approx([200.0, 400.0, 200.0])
+    assert [row["energy_is_metered"] for row in finished] == [False, True, False]
+
+
 def test_the_source_of_highest_priority_speaks_alone() -> None:
     meter, cloud = energy(0, 900, 100.0), energy(0, 900, 999.0, SourceKind.VENDOR_CLOUD)
     finished = rollup.finish(rollup.sums_of_readings(intake.readings_table([cloud, meter]))).to_pylist()

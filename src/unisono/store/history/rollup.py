@@ -57,7 +57,8 @@ def finish(sums: pa.Table) -> pa.Table:
     """Return one row a device and quarter, from the source of the highest priority (the lowest number) that has any.
 
     ``power_mean_w`` is the mean of the readings, or what the metered energy says when there is none; ``energy_wh`` is
-    metered where meters cover the quarter, else the mean power for a quarter of an hour.
+    metered where meters cover the quarter; else the mean of the readings for a quarter of an hour; where there is none,
+    the energy of the part that is metered.
     """
     rows = _merged(_from_table(sums))
     best = np.ones(rows["device_no"].size, dtype=bool)
@@ -67,6 +68,7 @@ def finish(sums: pa.Table) -> pa.Table:
         sampled_w = rows["power_sum_w"] / rows["n"]
         # Dividing by the covered time also makes an energy that was told twice count once.
         metered_w = rows["metered_wh"] / rows["metered_s"] * 3600.0
+        part_wh = metered_w * np.minimum(rows["metered_s"], 900.0) / 3600.0
     is_metered = rows["metered_s"] >= _METERED_S
     mean_w = np.where(rows["n"] > 0, sampled_w, metered_w)
     n_minutes = np.unpackbits(rows["minutes"].view(np.uint8).reshape(-1, 2), axis=1).sum(axis=1)
@@ -78,7 +80,7 @@ def finish(sums: pa.Table) -> pa.Table:
         "power_mean_w": mean_w,
         "power_min_w": rows["power_min_w"],
         "power_max_w": rows["power_max_w"],
-        "energy_wh": np.where(is_metered, metered_w, mean_w) * 0.25,
+        "energy_wh": np.where(is_metered, metered_w * 0.25, np.where(rows["n"] > 0, mean_w * 0.25, part_wh)),
         "energy_is_metered": is_metered,
         "n": rows["n"],
         "coverage_frac": np.maximum(n_minutes / 15.0, np.minimum(rows["metered_s"] / 900.0, 1.0)),
