@@ -152,7 +152,7 @@ def test_a_dispatch_is_kept_in_watts_and_waits_to_be_sent(plant: Plant) -> None:
         ({"policy": "random"}, "policy", "merit_order"),
         ({"priority": -1}, "priority", "greater"),
         ({"reason": "x" * 201}, "reason", "200"),
-        ({"colour": 1}, "colour", "not permitted"),
+        ({"colour": 1}, "colour", "no such field"),
     ],
 )
 def test_a_bad_dispatch_is_refused_and_not_kept(plant: Plant, change: dict[str, Any], field: str, rule: str) -> None:

@@ -122,7 +122,27 @@ def test_what_is_wrong_is_named_in_a_problem(engine: NatsEngine) -> None:
                         assert answer.headers["content-type"] == "application/problem+json"
                         assert answer.json()["status"] == status
                     problem = (await client.get("/v1/commands?after=x")).json()
-                    assert problem["errors"][0]["field"] == "after"
+                    assert problem["errors"] == [
+                        {"field": "after", "value": "x", "rule": "must be the `next` of an earlier answer, or 0"}
+                    ]
+                    told = [
+                        (await client.post("/v1/telemetry", content=b'{"seq', headers=JSON)).json(),
+                        (await client.post("/v1/telemetry", content=b"UPK9", headers=PACKED)).json(),
+                        (await client.post("/v1/telemetry", content=b'{"seq": "1"}', headers=JSON)).json(),
+                        (await client.post("/v1/telemetry", headers={**JSON, **stranger})).json(),
+                        (await client.get("/v1/telemetry")).json(),
+                    ]
+                    assert [
+                        (one["type"].rpartition(":")[2], one["title"], one["field"], one["value"]) for one in told
+                    ] == [
+                        ("invalid-input", "A field breaks a rule", "body", '{"seq'),
+                        ("invalid-input", "A field breaks a rule", "body", "UPK9"),
+                        ("invalid-input", "A field breaks a rule", "seq", "1"),
+                        ("unauthenticated", "A valid key is needed", "Authorization", None),
+                        ("method-not-allowed", "This path has no such method", "method", "GET"),
+                    ]
+                    assert told[0]["detail"] == 'body = "{\\"seq": must be valid JSON: it ends too early'
+                    assert told[4]["rule"] == "must be POST"
 
     asyncio.run(scenario())
 

@@ -10,8 +10,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from sqlalchemy import Connection
 
 from unisono.api.context import ANSWER_S, ApiContext, context_of
-from unisono.api.problems import Unauthenticated
 from unisono.base.errors import Forbidden, TooMany, Unavailable
+from unisono.base.problems import Unauthenticated
 from unisono.store import keys, organisations
 
 # What a key may do; ``admin`` manages the keys of its own organisation and does not imply the others.

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from unisono.api.auth import Caller
 from unisono.api.context import ApiContext
-from unisono.api.problems import InProgress
 from unisono.base.errors import Conflict, InvalidInput
+from unisono.base.problems import InProgress
 from unisono.store import idempotency
 
 T = TypeVar("T", bound=BaseModel)

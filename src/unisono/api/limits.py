@@ -7,7 +7,8 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unisono.api.problems import FieldError, problem_response
+from unisono.api.problems import problem_response
+from unisono.base.problems import Broken, Told
 
 MIB: Final = 1 << 20
 # A portfolio of 100,000 member ids is 3.2 MB of JSON; nothing else comes near it.
@@ -32,13 +33,9 @@ class BodyLimit:
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if not stated.isdigit() or int(stated) > limit:
             rule = f"the limit is {limit} bytes"
-            response = problem_response(
-                413,
-                "too-many",
-                "The body is too large",
-                rule,
-                errors=[FieldError(field="Content-Length", value=stated.decode("latin-1")[:20], rule=rule)],
-            )
+            found = Broken("Content-Length", stated.decode("latin-1")[:20], rule)
+            told = Told(413, "too-many", "The body is too large", rule, [found])
+            response = problem_response(told, scope["path"])
             await response(scope, receive, send)
             return
         n_bytes = 0

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from unisono.base.errors import Forbidden, InvalidInput, TooMany, Unavailable
+from unisono.base.errors import InvalidInput, TooMany, Unavailable, UnisonoError
+from unisono.base.problems import MEDIA_TYPE, Unauthenticated
 from unisono.links.http_push import UnsupportedMedia, problem_of
-from unisono.links.http_push.app import BODY_BYTES_MAX, IN_FLIGHT_MAX
+from unisono.links.http_push.app import BODY_BYTES_MAX, IN_FLIGHT_MAX, NEEDS
 from unisono.wire.acks import ACKS_PER_MESSAGE_MAX
 from unisono.wire.energies import WH_PER_KWH
 from unisono.wire.rules import ENERGY_RULES, RULES
 from unisono.wire.telemetry import READINGS_PER_BATCH_MAX, SOURCE_OF_NAME
 
-PROBLEM_TYPE: Final = "application/problem+json"
 # Who may call: the scheme's name in the document.
 GATEWAY: Final = "gateway"
 SECURITY_SCHEME: Final = {
@@ -157,32 +157,29 @@ SCHEMAS: Final[dict[str, Any]] = {
         "Frames and renewals in order, as they stand in the reference of the wire; `next` is the next `after`.",
         {"frames": {"type": "array", "items": {"type": "object"}}, "next": _WHOLE},
     ),
-    "GatewayProblem": _object(
-        "Problem details (RFC 9457); the field, its value and the rule stand under `errors`.",
-        {"type": _TEXT, "title": _TEXT, "status": _WHOLE, "detail": _TEXT},
-        {"errors": {"type": "array", "items": {"type": "object"}}, "limit": _WHOLE},
-    ),
 }
-_SECRET: Final = Forbidden("Authorization: Bearer <gateway_id>.<secret> of a gateway that is not revoked")
+_SECRET: Final = Unauthenticated(NEEDS)
 _BUSY: Final = Unavailable("telemetry intake", f"{IN_FLIGHT_MAX} requests are in progress")
 _LARGE: Final = TooMany("bytes of a body", BODY_BYTES_MAX)
 
 
-def _problem(description: str, wrong: Forbidden | InvalidInput | TooMany | Unavailable) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/GatewayProblem"}
-    return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema, "example": problem_of(wrong)}}}
+def _problem(description: str, wrong: UnisonoError, path: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    example = problem_of(wrong).body(path)
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
 
 
-def _answers(status: str, name: str, example: object, wrong: InvalidInput, *, takes_body: bool) -> dict[str, Any]:
+def _answers(status: str, name: str, example: object, wrong: InvalidInput, *, path: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": example}}
+    takes_body = status == "202"
     found = {
         status: {"description": "Kept." if takes_body else "What waits.", "content": content},
-        "400": _problem("It breaks a rule as a whole; nothing of it is kept.", wrong),
-        "401": _problem("No secret, or none that is valid now.", _SECRET),
+        "400": _problem("It breaks a rule as a whole; nothing of it is kept.", wrong, path),
+        "401": _problem("No secret, or none that is valid now.", _SECRET, path),
     }
     if takes_body:
-        found["413"] = _problem("The body is too large.", _LARGE)
-    return found | {"503": _problem("NATS is away, or too many requests are in progress; repeat it.", _BUSY)}
+        found["413"] = _problem("The body is too large.", _LARGE, path)
+    return found | {"503": _problem("NATS is away, or too many requests are in progress; repeat it.", _BUSY, path)}
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:
@@ -226,8 +223,8 @@ def telemetry_paths() -> dict[str, Any]:
                         },
                     }
                 ),
-                responses=_answers("202", "GatewayTaken", _TAKEN_EXAMPLE, no_batch, takes_body=True)
-                | {"415": _problem("Readings don't come in that form.", UnsupportedMedia("text/plain"))},
+                responses=_answers("202", "GatewayTaken", _TAKEN_EXAMPLE, no_batch, path="/v1/telemetry")
+                | {"415": _problem("Readings don't come so.", UnsupportedMedia("text/plain"), "/v1/telemetry")},
             )
         },
         "/v1/acks": {
@@ -236,7 +233,7 @@ def telemetry_paths() -> dict[str, Any]:
                 "Answer commands",
                 "202 comes after they are kept.",
                 requestBody=_body({"application/json": _json_of("GatewayAcks", ACKS_EXAMPLE)}),
-                responses=_answers("202", "GatewayTaken", _TAKEN_EXAMPLE, no_acks, takes_body=True),
+                responses=_answers("202", "GatewayTaken", _TAKEN_EXAMPLE, no_acks, path="/v1/acks"),
             )
         },
         "/v1/commands": {
@@ -253,7 +250,7 @@ def telemetry_paths() -> dict[str, Any]:
                         "schema": {"type": "integer", "minimum": 0, "default": 0},
                     }
                 ],
-                responses=_answers("200", "GatewayFetched", FETCHED_EXAMPLE, no_cursor, takes_body=False),
+                responses=_answers("200", "GatewayFetched", FETCHED_EXAMPLE, no_cursor, path="/v1/commands"),
             )
         },
     }

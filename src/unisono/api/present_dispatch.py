@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from unisono.api.problems import ProblemsFound
 from unisono.api.schemas.dispatches import (
     Dispatch,
     DispatchAsked,
@@ -18,6 +17,7 @@ from unisono.api.schemas.dispatches import (
 from unisono.api.schemas.types import instant_text, kw, milli
 from unisono.base.errors import InvalidInput
 from unisono.base.instants import NS_PER_S, format_rfc3339
+from unisono.base.problems import ProblemsFound
 from unisono.base.units import kw_of_w, w_of_kw
 from unisono.model import dispatch as model
 from unisono.model.dispatch import DispatchProgress, TargetPoint

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from unisono.api.problems import MEDIA_TYPE, InProgress, Unauthenticated, example_of_problem
+from unisono.api.problems import example_of_problem
 from unisono.base.errors import Conflict, Forbidden, InvalidInput, NotFound, TooMany, Unavailable, UnisonoError
 from unisono.base.ids import PREFIX_OF_KIND, check_id
+from unisono.base.problems import MEDIA_TYPE, InProgress, Unauthenticated
 
 # An id of the right form, for any kind, after its prefix.
 _ULID: Final = "01KK79P8RC0000000000000000"
@@ -84,7 +85,7 @@ def _invalid(operation: dict[str, Any], named: dict[str, Any]) -> InvalidInput |
     if key is not None and key["required"]:
         return InvalidInput("Idempotency-Key", None, "is required")
     if "requestBody" in operation:
-        return InvalidInput("nmae", "Portland", "Extra inputs are not permitted")
+        return InvalidInput("nmae", "Portland", "must not be given: there is no such field")
     if "limit" in named:
         return InvalidInput("limit", "0", "must be greater than or equal to 1")
     for name in named:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from unisono.api.problems import MEDIA_TYPE, Problem
+from unisono.api.problems import Problem
+from unisono.base.problems import MEDIA_TYPE
 
 _MEANING_OF_STATUS: Final = {
     401: "No key, or one that is unknown, expired or revoked.",

@@ -14,7 +14,7 @@ from unisono.base.instants import EARLIEST_NS, LATEST_NS, NS_PER_MS
 from unisono.model.batches import AckBatch
 from unisono.model.technology import AckCode
 from unisono.wire.rules import RowError, cut, shown
-from unisono.wire.telemetry import KnownDevices
+from unisono.wire.telemetry import KnownDevices, refused_whole
 
 ACKS_PER_MESSAGE_MAX: Final = 10_000
 # A gateway's answer to a lease renewal stands in for all its devices.
@@ -77,7 +77,7 @@ def _decode_each(payload: bytes) -> tuple[list[AckRow], list[int], list[RowError
     try:
         parts = _LOOSE.decode(payload).acks
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise InvalidInput("body", payload[:80], f"is no list of acks: {wrong}") from wrong
+        raise refused_whole(payload, wrong) from wrong
     rows: list[AckRow] = []
     places: list[int] = []
     errors: list[RowError] = []
@@ -85,9 +85,17 @@ def _decode_each(payload: bytes) -> tuple[list[AckRow], list[int], list[RowError
         try:
             rows.append(_ROW.decode(part))
             places.append(place)
-        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             text = cut(bytes(part).decode("utf-8", "replace"))
-            errors.append(RowError(place, "acks", text, f"must be five whole numbers: {wrong}", "malformed"))
+            errors.append(
+                RowError(
+                    place,
+                    "acks",
+                    text,
+                    "must be five whole numbers: [device_no, epoch, seq, code, answered_ms]",
+                    "malformed",
+                )
+            )
     return rows, places, errors
 
 

@@ -67,7 +67,11 @@ def decode_packed(payload: bytes, gateway_no: int, known: KnownDevices, known_ns
     """Return the readings of a packed batch; raises InvalidInput when its frame is not right."""
     record = _RECORD_OF_MAGIC.get(payload[:4])
     if record is None:
-        raise InvalidInput("body", payload[:4], f"must begin with {POWERS_MAGIC!r} or {ENERGIES_MAGIC!r}")
+        raise InvalidInput(
+            "body",
+            payload[:4].decode("latin-1"),
+            f"must begin with {POWERS_MAGIC.decode()} or {ENERGIES_MAGIC.decode()}",
+        )
     n = int.from_bytes(payload[4:8], "little")
     seq = int.from_bytes(payload[8:HEADER_BYTES], "little")
     wanted = HEADER_BYTES + n * record.itemsize

@@ -8,7 +8,6 @@ spoils a batch: it comes back as a RowError.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisono.base.errors import InvalidInput
+from unisono.base.rule_words import MUST_BE_GIVEN, field_and_rule_of_msgspec
 from unisono.model.technology import SourceKind
 from unisono.wire.energies import WH_PER_KWH, Energies
 from unisono.wire.rules import MISSING_NO, VALUE_CHARS_MAX, DecodedReadings, RawReadings, RowError, cut, settle
@@ -75,7 +75,6 @@ _BATCH: Final = msgspec.json.Decoder(_Batch)
 _LOOSE: Final = msgspec.json.Decoder(_LooseBatch)
 _ENCODER: Final = msgspec.json.Encoder()
 _PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MISSING_FIELD: Final = re.compile(r"Object missing required field `(\w+)`")
 
 
 def decode_batch(payload: bytes, gateway_no: int, known: KnownDevices, known_ns: int) -> DecodedReadings:
@@ -90,7 +89,7 @@ def decode_batch(payload: bytes, gateway_no: int, known: KnownDevices, known_ns:
         try:
             loose = _LOOSE.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-            raise InvalidInput("body", payload[:80], f"is no batch of readings: {wrong}") from wrong
+            raise refused_whole(payload, wrong) from wrong
         seq, n_rows = loose.seq, len(loose.readings)
         readings, rows, errors = _decode_each(loose.readings)
     if not 0 <= seq < 2**63:
@@ -218,14 +217,20 @@ def _decode_each(parts: Sequence[bytes | msgspec.Raw]) -> tuple[list[Reading], l
 
 
 def _malformed(row: int, part: bytes | msgspec.Raw, wrong: Exception) -> RowError:
-    # msgspec names the place: "Expected `float`, got `str` - at `$.p`".
-    words, _, place = str(wrong).partition(" - at `$")
-    missing = _MISSING_FIELD.match(words)
-    if missing is not None:
-        return RowError(row, missing[1], "null", "must be given", "malformed")
-    field = place.strip(".`")
-    rule = words.replace("Expected ", "must be ").replace("`", "")
-    return RowError(row, field or "body", _text_of(part, field), rule, "malformed")
+    field, rule = field_and_rule_of_msgspec(wrong)
+    value = "null" if rule == MUST_BE_GIVEN else _text_of(part, field)
+    return RowError(row, field or "body", value, rule, "malformed")
+
+
+def refused_whole(payload: bytes, wrong: Exception) -> InvalidInput:
+    """Return why a body is refused as a whole: the field with its value, or the beginning of the body as text."""
+    field, rule = field_and_rule_of_msgspec(wrong)
+    if rule == MUST_BE_GIVEN:
+        return InvalidInput(field, None, rule)
+    try:
+        return InvalidInput(field, msgspec.json.decode(_PARTS.decode(payload)[field]), rule)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        return InvalidInput(field or "body", payload[:80].decode("utf-8", "replace"), rule)
 
 
 def _text_of(part: bytes | msgspec.Raw, field: str) -> str:

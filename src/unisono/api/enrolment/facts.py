@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from unisono.api.schemas.types import Asked, EnergyKwh, Instant, PowerKw, Text
+from unisono.api.schemas.types import Asked, EnergyKwh, Instant, PowerKw, TextOrEmpty
 from unisono.base.errors import InvalidInput
 from unisono.base.instants import MISSING_NS, format_rfc3339
 from unisono.base.units import kwh_of_wh, w_of_kw, wh_of_kwh
@@ -49,9 +49,9 @@ _SAME: Final = ("vendor", "carrier", "node_path", "telemetry_period_s", "command
 class DeviceFacts(Asked):
     """Nameplate, owner's limits, and how a device is reached and steered; what is null or left out is not told."""
 
-    vendor: Text | Literal[""] | None = None
-    carrier: Text | Literal[""] | None = None
-    node_path: Text | Literal[""] | None = Field(default=None, description="zone/substation/feeder/transformer")
+    vendor: TextOrEmpty | None = None
+    carrier: TextOrEmpty | None = None
+    node_path: TextOrEmpty | None = Field(default=None, description="zone/substation/feeder/transformer")
     max_discharge_kw: PowerKw | None = Field(
         default=None,
         description="Largest power into the grid. Must be above 0 for pv, bess and chp, once not declared.",

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from unisono.api.enrolment.facts import DeviceFacts, number
-from unisono.api.problems import field_path, plain_rule, plain_value
+from unisono.api.problems import broken_of
 from unisono.api.schemas.portfolios import Asset
 from unisono.api.schemas.types import AssetType, LinkName, PowerKw, Text, Zip
 from unisono.base.errors import InvalidInput
@@ -119,9 +119,8 @@ def parse_line(text: bytes) -> EnrolmentLine:
     try:
         return EnrolmentLine.model_validate_json(text)
     except ValidationError as wrong:
-        first = wrong.errors(include_url=False)[0]
-        value = None if first["type"] == "missing" else plain_value(first.get("input"))
-        raise InvalidInput(field_path(first["loc"]) or "line", value, plain_rule(first["msg"])) from wrong
+        first = broken_of(wrong.errors(include_url=False)[0])
+        raise InvalidInput(first.field or "line", first.value, first.rule) from wrong
 
 
 def line_of_asset(asset: Asset) -> EnrolmentLine:

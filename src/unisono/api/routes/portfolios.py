@@ -16,7 +16,6 @@ from unisono.api.enrolment.line import line_of_asset
 from unisono.api.event_notes import note
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
-from unisono.api.problems import ProblemsFound
 from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.api.schemas.portfolios import (
     Asset,
@@ -32,6 +31,7 @@ from unisono.api.schemas.portfolios import (
 from unisono.api.schemas.types import Page
 from unisono.base.errors import InvalidInput, NotFound
 from unisono.base.ids import check_id
+from unisono.base.problems import ProblemsFound
 from unisono.model.technology import TECHNOLOGY_OF_ASSET_TYPE, Lifecycle
 from unisono.store import devices, enrolment, listings, portfolios, views
 from unisono.store.enrolment import NewDevice

@@ -13,11 +13,11 @@ from starlette.responses import StreamingResponse
 from unisono.api import present, present_dispatch
 from unisono.api.auth import Reader, caller_of_token
 from unisono.api.context import ApiContext, Context
-from unisono.api.problems import Unauthenticated
 from unisono.api.responses import PROBLEM_RESPONSES
 from unisono.base.errors import InvalidInput, TooMany, UnisonoError
 from unisono.base.ids import check_id
 from unisono.base.instants import NS_PER_S
+from unisono.base.problems import Unauthenticated
 from unisono.store import dispatches, portfolios, views
 
 router = APIRouter(prefix="/v1/stream", tags=["live streams"], responses=PROBLEM_RESPONSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -20,6 +21,7 @@ ENERGY_KWH_MAX: Final = 100_000_000.0
 # Enough for any name or reference of a partner; keeps rows and log entries small.
 TEXT_CHARS_MAX: Final = 200
 
+_ZIP: Final = re.compile(r"[0-9]{5}(-[0-9]{4})?")
 INSTANT_EXAMPLE: Final = "2026-11-20T17:00:00.000Z"
 
 T = TypeVar("T")
@@ -39,6 +41,16 @@ def _text(value: str) -> str:
         raise PydanticCustomError("text", "must hold no control characters and no lone surrogates")
     if not value.strip():
         raise PydanticCustomError("text", "must not be blank")
+    return value
+
+
+def _text_or_empty(value: str) -> str:
+    return _text(value) if value else value
+
+
+def _zip(value: Any) -> str:
+    if not isinstance(value, str) or not _ZIP.fullmatch(value):
+        raise PydanticCustomError("zip", "must be text of five digits, like 97214, or of nine, like 97214-1234")
     return value
 
 
@@ -69,6 +81,7 @@ def id_of(kind: str) -> Any:
 
 
 Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX), AfterValidator(_text)]
+TextOrEmpty = Annotated[str, Field(max_length=TEXT_CHARS_MAX), AfterValidator(_text_or_empty)]
 Instant = Annotated[
     int,
     BeforeValidator(_instant),
@@ -87,8 +100,8 @@ EnergyKwh = Annotated[float, BeforeValidator(_number), Field(ge=0, le=ENERGY_KWH
 LinkName = Literal["mqtt", "http", "mqtt_client"]
 Zip = Annotated[
     str,
-    Field(pattern=r"^\d{5}(-\d{4})?$"),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{5}(-\d{4})?$", "examples": ["97214"]}),
+    BeforeValidator(_zip),
+    WithJsonSchema({"type": "string", "pattern": f"^{_ZIP.pattern}$", "examples": ["97214"]}),
 ]
 
 

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from unisono.base.clock import Clock
-from unisono.base.errors import CallerError, Forbidden, InvalidInput, NotFound, TooMany, Unavailable
+from unisono.base.errors import InvalidInput, NotFound, TooMany, Unavailable, UnisonoError
+from unisono.base.problems import MEDIA_TYPE, MethodNotAllowed, Told, Unauthenticated, told_of
 from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
 from unisono.links.http_push.held import HeldCommands
 from unisono.links.identity import GatewayEntry
@@ -37,6 +38,7 @@ BODY_BYTES_MAX: Final = 4 << 20
 IN_FLIGHT_MAX: Final = 64
 BODY_TIMEOUT_S: Final = 30.0
 ROW_ERRORS_MAX: Final = 1000
+NEEDS: Final = "needs the header Authorization: Bearer <gateway_id>.<secret>, of a gateway that is not revoked"
 
 MANIFEST: Final = Manifest(
     name="http",
@@ -87,9 +89,10 @@ class TelemetryApp:
         try:
             status, body = await self._answer(scope, receive)
             await _respond(send, status, body)
-        except (CallerError, Unavailable) as wrong:
-            status, headers = _status_of(wrong)
-            await _respond(send, status, _JSON.encode(problem_of(wrong)), headers, b"application/problem+json")
+        except UnisonoError as wrong:
+            told = problem_of(wrong)
+            headers = [(name.lower().encode(), value.encode()) for name, value in told.headers.items()]
+            await _respond(send, told.status, _JSON.encode(told.body(scope["path"])), headers, MEDIA_TYPE.encode())
         except _Disconnected:
             return
 
@@ -97,8 +100,8 @@ class TelemetryApp:
         path = scope["path"]
         handler = self._routes.get((scope["method"], path))
         if handler is None:
-            if any(path == known for _, known in self._routes):
-                raise _MethodNotAllowed(scope["method"])
+            if allowed := [method for method, known in self._routes if path == known]:
+                raise MethodNotAllowed(scope["method"], allowed)
             raise NotFound("path", path)
         headers = {name: value for name, value in scope["headers"]}  # noqa: C416 - a later one wins
         gateway = self._authenticated(headers.get(b"authorization", b""))
@@ -115,7 +118,7 @@ class TelemetryApp:
         gateway_id, _, secret = token.strip().partition(".")
         entry = self._reception.identity.authenticate(gateway_id, secret) if scheme.lower() == "bearer" else None
         if entry is None:
-            raise Forbidden("Authorization: Bearer <gateway_id>.<secret> of a gateway that is not revoked")
+            raise Unauthenticated(NEEDS)
         return entry
 
     async def _telemetry(
@@ -187,11 +190,6 @@ class UnsupportedMedia(InvalidInput):
         super().__init__("Content-Type", media_type, "must be one of " + ", ".join(_DECODERS))
 
 
-class _MethodNotAllowed(InvalidInput):
-    def __init__(self, method: str) -> None:
-        super().__init__("method", method, "is not for this path")
-
-
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
@@ -222,34 +220,17 @@ def _told(errors: tuple[RowError, ...]) -> list[dict[str, object]]:
     ]
 
 
-def _status_of(wrong: CallerError | Unavailable) -> tuple[int, list[tuple[bytes, bytes]]]:
+def problem_of(wrong: UnisonoError) -> Told:
+    """Return the problem that an error is answered with: that of the API, with this port's status for a bad body."""
+    told = told_of(wrong)
+    assert told is not None, "an error that is answered"
     match wrong:
-        case Forbidden():
-            return 401, [(b"www-authenticate", b"Bearer")]
-        case NotFound():
-            return 404, []
-        case TooMany():
-            return 413, []
         case UnsupportedMedia():
-            return 415, []
-        case _MethodNotAllowed():
-            return 405, []
-        case Unavailable():
-            return 503, [(b"retry-after", b"2")]
+            return told._replace(status=415)
+        case InvalidInput():
+            return told._replace(status=400)
         case _:
-            return 400, []
-
-
-def problem_of(wrong: CallerError | Unavailable) -> dict[str, object]:
-    """Return the problem (RFC 9457) that an error is answered with, its ``status`` too."""
-    status, _ = _status_of(wrong)
-    problem: dict[str, object] = {"type": "about:blank", "title": type(wrong).__name__.strip("_"), "status": status}
-    problem["detail"] = str(wrong)
-    if isinstance(wrong, InvalidInput):
-        problem["errors"] = [{"field": wrong.field, "value": repr(wrong.value), "rule": wrong.rule}]
-    if isinstance(wrong, TooMany):
-        problem["limit"] = wrong.limit
-    return problem
+            return told
 
 
 async def _respond(
