@@ -103,11 +103,12 @@ def test_bad_rows_are_named_and_do_not_hold_the_good_ones_up(plant: Plant) -> No
     assert told[2] == ("zip", "d1")
     assert told[3] == ("capacity_kwh", "d2")
     assert told[4] == ("asset_type", "d3")
-    assert told[5] == ("partner_reference", None)
-    assert told[7] == ("charge_efficiency_frac", "d5")
+    assert told[6] == ("partner_reference", None)
+    assert told[8] == ("charge_efficiency_frac", "d5")
+    assert told[12] == ("capacity_kwh", "n")
     assert [row["partner_reference"] for row in result(plant, job)] == ["d0", "d9"]
     page = plant.get(job["errors_url"] + "?limit=5")
-    assert [error["row"] for error in plant.get(page.links["next"]["url"]).json()["items"]] == [6, 7, 8, 9, 10]
+    assert [error["row"] for error in plant.get(page.links["next"]["url"]).json()["items"]] == [7, 8, 9, 10, 11]
 
 
 def test_a_job_goes_on_where_a_dead_worker_stopped(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +244,7 @@ def test_a_gateway_or_site_told_of_in_two_ways_is_refused_by_row(plant: Plant) -
         plant.work_through_jobs()
         errors = plant.get(job["errors_url"]).json()["items"]
         told.append([(error["row"], error["field"]) for error in errors])
-    assert told == [[(1, "link"), (2, "link")], [(0, "link")], [(0, "zip")], [(0, "export_limit_w")]]
+    assert told == [[(1, "link"), (2, "link")], [(0, "link")], [(0, "zip")], [(0, "site_export_limit_kw")]]
     links = {gateway["partner_reference"]: gateway["link"] for gateway in plant.get("/v1/gateways").json()["items"]}
     assert links["g0"] == "http"
 
@@ -254,6 +255,95 @@ def test_bounds_in_the_wrong_order_name_the_field_that_is_too_high(plant: Plant)
     (error,) = plant.get(job["errors_url"]).json()["items"]
     assert (error["field"], error["value"], error["rule"]) == (
         "soc_reserve_frac",
-        "0.9",
+        0.9,
         "must not be above soc_max_frac",
     )
+
+
+def test_every_line_ends_as_an_error_or_in_the_result(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unisono.api.enrolment.job.ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr("unisono.api.routes.enrolments.RESULT_ROWS_PER_CHUNK", 2)
+    enrol(plant, [line(9)], "before")
+    plant.work_through_jobs()
+    rows = [
+        line(0),
+        line(0, gateway_reference="g9"),
+        line(0),
+        "",
+        line(1, zip="00000"),
+        line(1),
+        line(0, vendor="acme"),
+        line(0, site_reference=None),
+        line(9, telemetry_period_s=30),
+        line(9),
+    ]
+    job = enrol(plant, rows)
+    plant.work_through_jobs()
+    done = plant.get(job["status_url"]).json()
+    errors = plant.get(job["errors_url"]).json()["items"]
+    made = result(plant, job)
+    assert (done["n_total"], done["n_done"], done["n_errors"]) == (9, 9, 5)
+    assert sorted([error["row"] for error in errors] + [row["row"] for row in made]) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert [(row["row"], row["partner_reference"], row["is_new"]) for row in made] == [
+        (0, "d0", True),
+        (2, "d0", False),
+        (5, "d1", True),
+        (8, "d9", False),
+    ]
+    assert made[0]["device_id"] == made[1]["device_id"]
+    assert [(error["row"], error["partner_reference"], error["field"], error["value"]) for error in errors] == [
+        (1, "d0", "gateway_reference", "g9"),
+        (4, "d1", "zip", "00000"),
+        (6, "d0", "vendor", "acme"),
+        (7, "d0", "site_reference", None),
+        (9, "d9", "telemetry_period_s", None),
+    ]
+    assert errors[0]["rule"] == 'must be "g0", as row 0 says for the same partner_reference'
+    assert errors[2]["rule"] == "must be left out, as row 0 says for the same partner_reference"
+
+
+def test_a_worker_that_goes_on_knows_what_was_said_and_made_before(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unisono.api.enrolment.job.ROWS_PER_CHUNK", 2)
+    job = enrol(plant, [line(0), line(1), line(2), line(0, vendor="acme"), line(1)])
+    advance, calls = jobs.advance, []
+
+    def dying(*arguments: Any, **named: Any) -> None:
+        calls.append(named["n_done"])
+        if len(calls) == 2:
+            raise Unavailable("PostgreSQL", "the power is gone")
+        advance(*arguments, **named)
+
+    monkeypatch.setattr("unisono.store.jobs.advance", dying)
+    with pytest.raises(Unavailable):
+        EnrolmentWorker(plant.context).work_through_next()
+    plant.work_through_jobs()
+    assert [error["row"] for error in plant.get(job["errors_url"]).json()["items"]] == [3]
+    assert [(row["row"], row["is_new"]) for row in result(plant, job)] == [(0, True), (1, True), (2, True), (4, False)]
+
+
+def test_a_value_is_told_as_it_was_sent(plant: Plant) -> None:
+    long = "z" * 300
+    rows = [
+        line(0, zip=97214),
+        json.dumps(line(1)).replace("10.0", "NaN"),
+        line(2, colour={"red": [1]}),
+        line(3, vendor=long),
+        line(4, control_kinds=[]),
+        '{"partner_reference": "d5", ',
+        line(6, site_reference="s", site_export_limit_kw=5),
+        line(7, site_reference="s", site_export_limit_kw=6),
+    ]
+    job = enrol(plant, rows)
+    plant.work_through_jobs()
+    errors = plant.get(job["errors_url"]).json()["items"]
+    assert [(error["partner_reference"], error["field"], error["value"], error["rule"]) for error in errors] == [
+        ("d0", "zip", 97214, "must be text of five digits, like 97214, or of nine, like 97214-1234"),
+        ("d1", "capacity_kwh", "NaN", "must be a finite JSON number"),
+        ("d2", "colour", {"red": [1]}, "must not be given: there is no such field"),
+        ("d3", "vendor", "z" * 200 + "...", "must have at most 200 characters"),
+        ("d4", "control_kinds", [], "must have at least 1 item"),
+        (None, "line", '{"partner_reference": "d5", ', "must be valid JSON: it ends too early"),
+        ("d7", "site_export_limit_kw", 6, "must be that of its site 's', which has 5000 W"),
+    ]

@@ -224,7 +224,7 @@ def _check_sites(connection: Connection, wanted: Sequence[NewSite | str], found:
             ("import_limit_w", site.import_limit_w, import_w),
         ):
             if isfinite(told_w) and told_w != its_w:
-                raise InvalidInput(name, told_w, f"must be that of {its}, which has {its_w:g}")
+                raise InvalidInput(name, told_w, f"must be that of {its}, which has {its_w:g} W")
 
 
 def _check_gateways(

@@ -38,7 +38,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why one row was refused; ``row`` counts from 0."""
+    """Why one row was refused; ``row`` is its place in the request, from 0; ``value`` is JSON, "" for none."""
 
     row: int
     field: str
@@ -94,8 +94,11 @@ def advance(
     n_done: int,
     errors: Sequence[RowError] = (),
     n_total: int | None = None,
+    result: Mapping[str, Any] | None = None,
 ) -> None:
     """Note that the first ``n_done`` rows are worked through, and what was refused among them; also the heartbeat.
+
+    ``result`` takes the place of the one before.
 
     In the transaction of the rows' own work. Conflict if another worker has taken the job over: roll back and stop.
     """
@@ -106,6 +109,7 @@ def advance(
     n_failed = len({error.row for error in errors})
     values: dict[str, Any] = {"n_done": n_done, "n_failed": _C.n_failed + n_failed, "heartbeat_ns": now_ns}
     values |= {} if n_total is None else {"n_total": n_total}
+    values |= {} if result is None else {"result": dict(result)}
     mine = (_C.job_id == job.job_id) & (_C.state == "running") & (_C.worker == job.worker)
     if connection.execute(update(JOB).where(mine).values(**values)).rowcount != 1:
         raise Conflict("job", job.job_id, f"is not run by {job.worker!r} any more")
@@ -119,9 +123,13 @@ def finish(
     problem: str = "",
     result: Mapping[str, Any] | None = None,
 ) -> None:
-    """End the job: completed, or failed if there is a ``problem`` with the whole of it. Conflict as in ``advance``."""
+    """End the job: completed, or failed if there is a ``problem`` with the whole of it. Conflict as in ``advance``.
+
+    Without a ``result`` it keeps the one that it has.
+    """
     state = "failed" if problem else "completed"
-    values = {"state": state, "problem": problem, "finished_ns": now_ns, "result": dict(result or {})}
+    values: dict[str, Any] = {"state": state, "problem": problem, "finished_ns": now_ns}
+    values |= {} if result is None else {"result": dict(result)}
     mine = (_C.job_id == job.job_id) & (_C.state == "running") & (_C.worker == job.worker)
     if connection.execute(update(JOB).where(mine).values(**values)).rowcount != 1:
         raise Conflict("job", job.job_id, f"is not run by {job.worker!r} any more")

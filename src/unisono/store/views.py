@@ -170,6 +170,12 @@ def job_errors(connection: Connection, job_id: str, *, after: int, limit: int) -
     return connection.execute(query.order_by(JOB_ERROR.c.row, JOB_ERROR.c.field).limit(limit)).mappings().all()
 
 
+def rows_with_errors(connection: Connection, job_id: str, first: int, last: int) -> set[int]:
+    """Return which of a job's rows first to last, both included, were refused."""
+    c = JOB_ERROR.c
+    return set(connection.execute(select(c.row).where(c.job_id == job_id, c.row.between(first, last))).scalars())
+
+
 def enrolled_of_references(
     connection: Connection, organisation_id: str, references: Sequence[str]
 ) -> Sequence[RowMapping]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 from sqlalchemy import Connection, text
 
 from unisono.api.context import ApiContext
 from unisono.api.enrolment.line import EnrolmentLine, parse_line
 from unisono.api.enrolment.places import place_of_zip
+from unisono.api.enrolment.rows import FirstWords, Row, fields_of, places_in, reference_of, rows_of, spans_of
 from unisono.base.errors import CallerError, Conflict, InvalidInput, Unavailable
+from unisono.base.rule_words import plain_value
 from unisono.base.units import w_of_kw
 from unisono.model.technology import Lifecycle
 from unisono.model.totals import LogEntry
@@ -38,11 +40,10 @@ WORKER_LOCK: Final = 7_233_004
 ROWS_PER_CHUNK: Final = 1000
 # A job that another process queued, or left, is found within this time.
 LOOK_EVERY_S: Final = 5.0
-
-
-def lines_of(body: bytes) -> list[bytes]:
-    """Return the lines of NDJSON that are not blank; a row number counts these, from 0."""
-    return [line for line in body.split(b"\n") if line.strip()]
+# In a job's result: the rows whose device it made, as half-open spans.
+NEW_ROWS: Final = "new_rows"
+# What the tables call in watts, as a line calls it.
+_FIELD_OF_STORE: Final = {"export_limit_w": "site_export_limit_kw", "import_limit_w": "site_import_limit_kw"}
 
 
 def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
@@ -116,57 +117,86 @@ class EnrolmentWorker:
         return True
 
     def _work_through(self, job: Job, request: bytes) -> None:
-        seed, lines = request[:SEED_BYTES], lines_of(request[SEED_BYTES:])
         try:
-            for first in range(job.n_done, len(lines), ROWS_PER_CHUNK):
-                self._chunk(job, seed, lines, first)
-            self._finish(job, len(lines))
+            _Run(self._context, job, request).work_through()
         except Conflict as taken_over:
             log.warning("the job goes on elsewhere", extra={"job_id": job.job_id, "why": str(taken_over)})
 
-    def _chunk(self, job: Job, seed: bytes, lines: Sequence[bytes], first: int) -> None:
+
+class _Run:
+    """One job on its way, from where the last worker stopped."""
+
+    def __init__(self, context: ApiContext, job: Job, request: bytes) -> None:
+        self._context = context
+        self._job = job
+        self._seed = request[:SEED_BYTES]
+        self._rows = rows_of(request[SEED_BYTES:])
+        self._first_words = FirstWords()
+        # Rows whose device this job made, in whichever attempt; the others found theirs enrolled.
+        self._new_rows = places_in(job.result.get(NEW_ROWS, []))
+
+    def work_through(self) -> None:
+        """Enrol what is left; raises Conflict if another worker has taken the job over."""
+        for row in self._rows[: self._job.n_done]:
+            with contextlib.suppress(InvalidInput):
+                self._device_of(row)
+        for first in range(self._job.n_done, len(self._rows), ROWS_PER_CHUNK):
+            self._chunk(first)
+        self._finish()
+
+    def _device_of(self, row: Row) -> NewDevice:
+        """Return what to enrol for a row; raises InvalidInput for what it says, by itself or against an earlier row."""
+        said = parse_line(row.line)
+        device = new_device(said, self._seed)
+        self._first_words.hold_against(row, said)
+        return device
+
+    def _chunk(self, first: int) -> None:
         """Enrol one chunk; a row that is refused is told of and does not hold the others up."""
-        good: list[tuple[int, NewDevice]] = []
+        good: list[tuple[Row, NewDevice]] = []
         errors: list[RowError] = []
-        last = min(first + ROWS_PER_CHUNK, len(lines))
-        for row in range(first, last):
+        last = min(first + ROWS_PER_CHUNK, len(self._rows))
+        for row in self._rows[first:last]:
             try:
-                good.append((row, new_device(parse_line(lines[row]), seed)))
+                good.append((row, self._device_of(row)))
             except InvalidInput as wrong:
-                errors.append(_row_error(row, lines[row], wrong))
+                errors.append(_row_error(row, wrong))
         try:
-            self._commit(job, [device for _, device in good], errors, last)
+            self._commit(good, errors, last)
         except Conflict:
             raise
         except CallerError as refused:
             # The tables refuse something that the line's own rules let pass: find the row by trying each alone.
-            log.warning("a chunk is tried row by row", extra={"job_id": job.job_id, "why": str(refused)})
+            log.warning("a chunk is tried row by row", extra={"job_id": self._job.job_id, "why": str(refused)})
             for row, device in good:
                 try:
-                    self._commit(job, [device], [], first)
+                    self._commit([(row, device)], [], first)
                 except InvalidInput as wrong:
-                    errors.append(_row_error(row, lines[row], wrong))
-            self._commit(job, [], errors, last)
+                    errors.append(_row_error(row, wrong))
+            self._commit([], errors, last)
 
-    def _commit(self, job: Job, devices: Sequence[NewDevice], errors: Sequence[RowError], n_done: int) -> None:
-        now_ns = self._context.clock.wall_ns()
+    def _commit(self, good: Sequence[tuple[Row, NewDevice]], errors: Sequence[RowError], n_done: int) -> None:
+        job, now_ns = self._job, self._context.clock.wall_ns()
         with self._context.database.begin() as connection:
+            devices = [device for _, device in good]
             made = enrolment.enrol(connection, job.organisation_id, devices, now_ns) if devices else []
-            jobs.advance(connection, job, now_ns, n_done=n_done, errors=errors)
+            new_rows = self._new_rows | {row.at for (row, _), one in zip(good, made, strict=True) if one.is_new}
+            result = {NEW_ROWS: spans_of(sorted(new_rows))}
+            jobs.advance(connection, job, now_ns, n_done=n_done, errors=errors, result=result)
             event_log.append(connection, _entries_of(job, made, now_ns))
+        self._new_rows = new_rows
 
-    def _finish(self, job: Job, n_rows: int) -> None:
-        now_ns = self._context.clock.wall_ns()
+    def _finish(self) -> None:
+        job, now_ns = self._job, self._context.clock.wall_ns()
         with self._context.database.begin() as connection:
             jobs.finish(connection, job, now_ns)
             n_failed = jobs.get(connection, job.organisation_id, job.job_id).n_failed
-            body = {"n_rows": n_rows, "n_failed": n_failed}
             entry = LogEntry(
                 at_ns=now_ns,
                 kind="enrolment.completed",
                 organisation_id=job.organisation_id,
                 subject_id=job.job_id,
-                body=dict(body),
+                body={"n_rows": len(self._rows), "n_failed": n_failed},
             )
             event_log.append(connection, [entry])
 
@@ -191,7 +221,7 @@ async def run_enrolments(context: ApiContext) -> None:
 def queue(connection: Connection, organisation_id: str, seed: bytes, body: bytes, now_ns: int) -> Job:
     """Queue the job for a body of NDJSON."""
     assert len(seed) == SEED_BYTES, "the seed stands in front of the lines"
-    return jobs.create(connection, organisation_id, KIND, seed + body, now_ns, n_total=len(lines_of(body)))
+    return jobs.create(connection, organisation_id, KIND, seed + body, now_ns, n_total=len(rows_of(body)))
 
 
 def _entries_of(job: Job, made: Sequence[Enrolled], now_ns: int) -> list[LogEntry]:
@@ -217,18 +247,19 @@ def _entries_of(job: Job, made: Sequence[Enrolled], now_ns: int) -> list[LogEntr
     ]
 
 
-def _row_error(row: int, line: bytes, wrong: InvalidInput) -> RowError:
-    """Return why a row was refused, with the partner's reference if it can be read."""
-    try:
-        told = msgspec.json.decode(line, type=_Named).partner_reference
-    except msgspec.DecodeError:
-        told = ""
-    value = "" if wrong.value is None else _printable(str(wrong.value))
-    return RowError(row=row, field=wrong.field, value=value, rule=wrong.rule, partner_reference=_printable(told))
-
-
-class _Named(msgspec.Struct):
-    partner_reference: str = ""
+def _row_error(row: Row, wrong: InvalidInput) -> RowError:
+    """Return why a row was refused, with the partner's reference if it can be read; its value is kept as JSON."""
+    field, value = wrong.field, wrong.value
+    if field in _FIELD_OF_STORE:
+        field = _FIELD_OF_STORE[field]
+        value = fields_of(row.line).get(field)
+    return RowError(
+        row=row.at,
+        field=field,
+        value="" if value is None else json.dumps(plain_value(value)),
+        rule=wrong.rule,
+        partner_reference=_printable(reference_of(row.line)),
+    )
 
 
 def _printable(text: str) -> str:

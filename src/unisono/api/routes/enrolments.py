@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -16,8 +16,9 @@ from starlette.responses import StreamingResponse
 from unisono.api import present
 from unisono.api.auth import Enroller, Reader
 from unisono.api.context import ApiContext, Context
-from unisono.api.enrolment.job import lines_of, queue
-from unisono.api.enrolment.line import LINE_EXAMPLE, parse_line
+from unisono.api.enrolment.job import NEW_ROWS, queue
+from unisono.api.enrolment.line import LINE_EXAMPLE
+from unisono.api.enrolment.rows import Row, places_in, reference_of, rows_of
 from unisono.api.event_notes import note
 from unisono.api.idempotency import Once, RequiredIdempotencyKey
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
@@ -49,12 +50,12 @@ _BODY: Final = {
 }
 _RESULT: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "One line a row that was enrolled, in the order sent.",
+        "description": "One line for each row that was not refused, in their order; is_new: this row made the device.",
         "content": {
             NDJSON: {
                 "example": '{"row":0,"partner_reference":"home-17","device_id":"dev_01KK79P8RC0000000000000000",'
                 '"device_no":1,"gateway_reference":"gw-3","gateway_id":"gwy_01KK79P8RC0000000000000000",'
-                '"gateway_secret":"(43 characters of base 64)"}\n'
+                '"gateway_secret":"(43 characters of base 64)","is_new":true}\n'
             }
         },
     }
@@ -69,10 +70,12 @@ async def enrol(
 ) -> Response:
     """NDJSON, one device a line (schema EnrolmentLine): partner_reference, asset_type, zip, what its technology needs.
 
-    A line whose partner_reference is enrolled already changes nothing. A refused line does not hold the others up.
+    Each line ends as an error or in the result. A refused line does not hold the others up. A line whose
+    partner_reference is enrolled already changes nothing: it is answered with that device, ``is_new`` false. One that
+    says something else than an earlier line of the body is refused.
     """
     body = await request.body()
-    if not lines_of(body):
+    if not rows_of(body):
         raise InvalidInput("body", "", "must hold at least one line of JSON")
 
     def work(connection: Connection) -> Job:
@@ -112,7 +115,7 @@ async def list_job_errors(
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[RowError]:
-    """Each with its row (from 0), the field, its value and the rule."""
+    """Each with its row (the line's place in the body, from 0, blank lines counted), the field, its value, the rule."""
     check_id("job", job_id, "job_id")
     after = decode_cursor(cursor, int) - (cursor is None)
 
@@ -127,7 +130,7 @@ async def list_job_errors(
             row=row["row"],
             partner_reference=row["partner_reference"] or None,
             field=row["field"],
-            value=row["value"] or None,
+            value=_value_of(row["value"]),
             rule=row["rule"],
         )
         for row in rows[:limit]
@@ -145,52 +148,54 @@ async def get_job_result(job_id: str, caller: Enroller, context: Context) -> Str
     """NDJSON. ``gateway_secret`` is in the first complete answer only, and only for gateways that this job made."""
     check_id("job", job_id, "job_id")
 
-    def work(connection: Connection) -> tuple[jobs.Job, bytes | None, list[bytes]]:
+    def work(connection: Connection) -> tuple[jobs.Job, bytes | None, list[Row]]:
         job = jobs.get(connection, caller.organisation_id, job_id)
         if job.state != "completed":
             raise Conflict("job", job_id, f"is {job.state}: its result comes when it is completed")
-        lines = lines_of(jobs.request_of(connection, job_id)[SEED_BYTES:])
+        rows = rows_of(jobs.request_of(connection, job_id)[SEED_BYTES:])
         seed = job_secrets.seed_of(connection, job_id)
         if seed is not None:
             # On record before the first of them leaves, for a download that breaks has shown some, too.
             note(connection, caller, context.clock.wall_ns(), "gateway.secrets_shown", subject_id=job_id)
-        return job, seed, lines
+        return job, seed, rows
 
-    _, seed, lines = await context.run(work)
-    rows = _result_lines(context, caller.organisation_id, job_id, seed=seed, lines=lines)
-    return StreamingResponse(rows, media_type=NDJSON, headers={"Cache-Control": "no-store"})
+    job, seed, rows = await context.run(work)
+    lines = _result_lines(context, job, seed=seed, rows=rows)
+    return StreamingResponse(lines, media_type=NDJSON, headers={"Cache-Control": "no-store"})
 
 
 async def _result_lines(
-    context: ApiContext, organisation_id: str, job_id: str, *, seed: bytes | None, lines: list[bytes]
+    context: ApiContext, job: jobs.Job, *, seed: bytes | None, rows: Sequence[Row]
 ) -> AsyncIterator[bytes]:
     """Yield the result; the seed is spent behind the last line, so that a broken download can be repeated."""
+    new_rows = places_in(job.result.get(NEW_ROWS, []))
 
-    def chunk(connection: Connection, first: int) -> bytes:
-        references: dict[str, int] = {}
-        for row, line in enumerate(lines[first : first + RESULT_ROWS_PER_CHUNK], first):
-            reference = _reference(line)
-            if reference:
-                references.setdefault(reference, row)
-        found = views.enrolled_of_references(connection, organisation_id, list(references))
-        shown = sorted(((references[row["partner_reference"]], row) for row in found), key=itemgetter(0))
-        return b"".join(present.json_of(_result(number, row, seed)) + b"\n" for number, row in shown)
+    def chunk(connection: Connection, part: Sequence[Row]) -> bytes:
+        refused = views.rows_with_errors(connection, job.job_id, part[0].at, part[-1].at)
+        reference_of_row = {row.at: reference_of(row.line) for row in part if row.at not in refused}
+        found = views.enrolled_of_references(connection, job.organisation_id, list(set(reference_of_row.values())))
+        device_of_reference = {device["partner_reference"]: device for device in found}
+        return b"".join(
+            present.json_of(_result(at, device_of_reference[reference], seed, is_new=at in new_rows)) + b"\n"
+            for at, reference in reference_of_row.items()
+            if reference in device_of_reference
+        )
 
-    for first in range(0, len(lines), RESULT_ROWS_PER_CHUNK):
-        yield await context.run(partial(chunk, first=first))
+    for first in range(0, len(rows), RESULT_ROWS_PER_CHUNK):
+        yield await context.run(partial(chunk, part=rows[first : first + RESULT_ROWS_PER_CHUNK]))
     if seed is not None:
-        await context.run(lambda connection: job_secrets.spend(connection, job_id))
+        await context.run(lambda connection: job_secrets.spend(connection, job.job_id))
 
 
-def _reference(line: bytes) -> str:
+def _value_of(kept: str) -> Any:
+    """Return a refused value, which is kept as JSON; None for none, text that is no JSON as it is."""
     try:
-        return parse_line(line).partner_reference
-    except InvalidInput:
-        # A refused line; it is among the job's errors.
-        return ""
+        return json.loads(kept) if kept else None
+    except ValueError:
+        return kept
 
 
-def _result(number: int, row: present.Row, seed: bytes | None) -> dict[str, Any]:
+def _result(number: int, row: present.Row, seed: bytes | None, *, is_new: bool) -> dict[str, Any]:
     reference, secret = row["gateway_reference"], None
     if seed is not None and reference:
         derived = job_secrets.gateway_secret(seed, reference)
@@ -204,4 +209,5 @@ def _result(number: int, row: present.Row, seed: bytes | None) -> dict[str, Any]
         "gateway_reference": reference or None,
         "gateway_id": row["gateway_id"],
         "gateway_secret": secret,
+        "is_new": is_new,
     }

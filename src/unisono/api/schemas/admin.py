@@ -84,7 +84,7 @@ class Job(BaseModel):
 class RowError(BaseModel):
     """Why one row was refused."""
 
-    row: int = Field(description="Position in the body, from 0.")
+    row: int = Field(description="The line's place in the body, from 0; blank lines count.")
     partner_reference: str | None = None
     field: str
     value: Any = None
