@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from tests.api.conftest import Plant, problem_of
+
+from unisono.store.tables.places import CONNECTION_POINT
 
 BATTERY = {"asset_type": "bess", "zip": "97214", "capacity_kwh": 13.5, "max_discharge_kw": 7.6}
 
@@ -175,3 +178,13 @@ def test_an_id_of_another_kind_is_refused_and_an_unknown_one_is_not_found(plant:
     problem_of(plant.get("/v1/vpp/portfolios/pfo_01KK79P8RC0000000000000000"), 404)
     problem_of(plant.get("/v1/nothing"), 404)
     problem_of(plant.call("DELETE", "/v1/vpp/portfolios"), 405)
+
+
+def test_an_export_limit_that_nobody_states_is_unknown_not_zero(plant: Plant) -> None:
+    made = plant.post("/v1/vpp/portfolios", {"name": "p", "assets": [BATTERY]}).json()
+    interconnect = plant.get(made["status_url"]).json()["interconnect"]
+    assert (interconnect["n_export_limited"], interconnect["export_limit_kw"]) == (0, None)
+    with plant.database.begin() as connection:
+        connection.execute(update(CONNECTION_POINT).values(export_limit_w=5000.0))
+    interconnect = plant.get(made["status_url"]).json()["interconnect"]
+    assert (interconnect["n_export_limited"], interconnect["export_limit_kw"]) == (1, 5.0)

@@ -326,11 +326,12 @@ def _enrolled_by_technology(enrolled: Iterable[Row]) -> dict[str, portfolios.Enr
 
 
 def _interconnect(points: Sequence[Row]) -> portfolios.Interconnect:
+    n_limited = sum(point["n_export_limited"] for point in points)
     return portfolios.Interconnect(
         n_connection_points=sum(point["n_points"] for point in points),
         n_export_allowed=sum(point["n_export_allowed"] for point in points),
-        n_export_limited=sum(point["n_export_limited"] for point in points),
-        export_limit_kw=kw_of_w(sum(point["export_limit_w"] for point in points)),
+        n_export_limited=n_limited,
+        export_limit_kw=kw_of_w(sum(point["export_limit_w"] for point in points)) if n_limited else None,
         by_status={point["status"]: point["n_points"] for point in points},
     )
 

@@ -131,7 +131,7 @@ class Interconnect(BaseModel):
     n_connection_points: int
     n_export_allowed: int
     n_export_limited: int
-    export_limit_kw: float = Field(description="Sum of the stated export limits.")
+    export_limit_kw: float | None = Field(description="Sum of the stated export limits; null: none is stated.")
     by_status: dict[str, int] = Field(examples=[{"permitted": 40, "none": 2}])
 
 
