@@ -149,10 +149,15 @@ class RecordedHistory:
         return [row]
 
     def device_readings(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
-        """Return one reading of a battery that charges."""
+        """Return one reading of a battery that charges, then those of its meter."""
         row = {"measured_ns": NOW_NS - 90 * NS_PER_S, "known_ns": NOW_NS - 89 * NS_PER_S, "source_kind": 1}
         missing = {"energy_wh": float("nan"), "temperature_degc": None, "voltage_v": 231.5, "quality": 0, "status": 0}
-        return [{**row, **missing, "reading_kind": 0, "power_w": -1200.0, "soc_frac": 0.5}][:limit]
+        power = {"reading_kind": 0, "interval_start_ns": None, "power_w": -1200.0, "soc_frac": 0.5}
+        meter = {"source_kind": 0, "power_w": None, "soc_frac": None}
+        quarter_ns = NOW_NS - 990 * NS_PER_S
+        interval = {"reading_kind": 1, "interval_start_ns": quarter_ns, "energy_wh": -300.0}
+        register = {"reading_kind": 2, "interval_start_ns": None, "energy_wh": -48_211_700.0}
+        return [{**row, **missing, **one} for one in (power, {**meter, **interval}, {**meter, **register})][:limit]
 
     def device_rollup(self, device_no: int, start_ns: int, end_ns: int, limit: int) -> list[dict[str, Any]]:
         """Return one quarter-hour."""
@@ -231,9 +236,15 @@ def test_a_window_that_is_none_or_too_long_is_refused(plant: Plant, query: str, 
 def test_history_tells_what_was_measured_in_kilowatts_and_with_both_bounds(plant: Plant) -> None:
     plant.context.history = RecordedHistory()
     device = a_device(plant)
-    (reading,) = plant.get(f"/v1/devices/{device['device_id']}/readings").json()["items"]
+    reading, interval, register = plant.get(f"/v1/devices/{device['device_id']}/readings").json()["items"]
     assert (reading["power_kw"], reading["soc_frac"], reading["source"]) == (-1.2, 0.5, "device")
     assert (reading["energy_kwh"], reading["temperature_degc"]) == (None, None), "missing is not zero"
+    shown = ("kind", "power_kw", "interval_start", "energy_kwh", "register_kwh")
+    assert [tuple(one[name] for name in shown) for one in (reading, interval, register)] == [
+        ("power", -1.2, None, None, None),
+        ("interval_energy", None, at(-990), -0.3, None),
+        ("register", None, None, None, -48211.7),
+    ]
     rollup = plant.get(f"/v1/devices/{device['device_id']}/rollup").json()
     (quarter,) = rollup["items"]
     assert (quarter["power_mean_kw"], quarter["energy_kwh"], quarter["n_readings"]) == (-1.2, -0.3, 3)

@@ -99,13 +99,17 @@ async def _frame(context: ApiContext, window: tuple[int, int]) -> dict[str, Any]
 
 
 def _reading(row: dict[str, Any]) -> Reading:
+    kind = ReadingKind(row["reading_kind"])
+    energy_kwh = kwh(row["energy_wh"])
     return Reading(
         measured_at=instant_text(row["measured_ns"]),
         known_at=instant_text(row["known_ns"]),
         source=SourceKind(row["source_kind"]).name.lower(),
-        kind=ReadingKind(row["reading_kind"]).name.lower(),
+        kind=kind.name.lower(),
         power_kw=kw(row["power_w"]),
-        energy_kwh=kwh(row["energy_wh"]),
+        interval_start=instant_text(row["interval_start_ns"]),
+        energy_kwh=None if kind is ReadingKind.REGISTER else energy_kwh,
+        register_kwh=energy_kwh if kind is ReadingKind.REGISTER else None,
         soc_frac=frac(row["soc_frac"]),
         temperature_degc=milli(row["temperature_degc"]),
         voltage_v=milli(row["voltage_v"]),

@@ -16,12 +16,16 @@ MISSING_EXAMPLE = [["history has not yet written anything newer than 2026-11-20T
 class Reading(BaseModel):
     """One reading as it was kept; null is missing, never zero. Power is positive into the grid."""
 
-    measured_at: str | None = Field(examples=[INSTANT_EXAMPLE])
+    measured_at: str | None = Field(description="Of an interval's energy: its end.", examples=[INSTANT_EXAMPLE])
     known_at: str | None = Field(examples=[INSTANT_EXAMPLE])
     source: str = Field(examples=["device"])
-    kind: str = Field(examples=["power"])
+    kind: str = Field(
+        description="Which of the next fields it gives: power, interval_energy or register.", examples=["power"]
+    )
     power_kw: float | None
-    energy_kwh: float | None
+    interval_start: str | None = Field(description="Where the interval of energy_kwh begins.", examples=[None])
+    energy_kwh: float | None = Field(description="From interval_start to measured_at.")
+    register_kwh: float | None = Field(description="What a meter's register stood at.")
     soc_frac: float | None
     temperature_degc: float | None
     voltage_v: float | None
