@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 import unisono
-from unisono.main import cli
+from unisono.main import cli, endpoints
+from unisono.main.endpoints import Endpoints
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +141,21 @@ def test_pages_are_followed_to_their_end_or_the_limit(api: type[FakeApi], capsys
         "/v1/devices?limit=3&cursor=on",
         "/v1/devices?limit=1&cursor=on",
     ]
+
+
+def test_status_shows_what_became_of_the_readings(
+    api: type[FakeApi], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"data_dir": str(tmp_path / "data"), "pid": os.getpid(), "mqtt_port": 1, "children": {}}
+    facts = dict.fromkeys(Endpoints.__struct_fields__, "") | known | {"metrics_port_of_role": {}}
+    (tmp_path / "data").mkdir()
+    endpoints.write(msgspec.convert(facts, Endpoints))
+    totals = {"accepted": 12, "kept": 9, "duplicate": 0, "malformed": 3}
+    api.answers["/v1/ingest/counters"] = (200, {"totals": totals, "missing": ["front front-0 is late"], "sources": []})
+    with contextlib.suppress(SystemExit):
+        cli.run(["status"])
+    assert "readings: 12 accepted, 9 kept, 3 malformed; front front-0 is late\n" in capsys.readouterr().out
+    api.answers["/v1/ingest/counters"] = (503, {"detail": "NATS is unavailable"})
+    with contextlib.suppress(SystemExit):
+        cli.run(["status", "--json"])
+    assert json.loads(capsys.readouterr().out)["readings"] == {"unknown": "NATS is unavailable"}

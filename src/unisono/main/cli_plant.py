@@ -11,11 +11,12 @@ import httpx
 import typer
 from sqlalchemy import text
 
-from unisono.base.errors import InvalidInput
+from unisono.base.errors import InvalidInput, UnisonoError
 from unisono.base.instants import NS_PER_S, format_rfc3339
 from unisono.main import endpoints
 from unisono.main.cli_support import load_settings, print_json, print_rows, say
 from unisono.main.client import open_client
+from unisono.main.config import Settings
 from unisono.store.event_log import Head
 
 FAILED: Final = 1
@@ -38,20 +39,40 @@ def plant(app: typer.Typer) -> None:
 
 
 def status(json: Json = False) -> None:
-    """Say which processes run and whether each is well; exit code 1 if one is not."""
-    facts = endpoints.read(load_settings())
+    """Say which processes run, whether each is well, what became of the readings; exit code 1 if one is not well."""
+    settings = load_settings()
+    facts = endpoints.read(settings)
     rows = []
     for name, child in facts.children.items():
         health = _health(child.metrics_url) if child.metrics_url else _alive(child.pid)
         rows.append({"process": name, "pid": child.pid, "restarts": child.n_restarts, "health": health})
+    readings = _readings(settings)
     if json:
-        print_json({"api_url": facts.api_url, "started": facts.started, "processes": rows})
+        print_json({"api_url": facts.api_url, "started": facts.started, "processes": rows, "readings": readings})
     else:
         say(f"platform {facts.pid} on {facts.data_dir}, since {facts.started}")
         say(f"API {facts.api_url}, telemetry {facts.telemetry_url}, MQTT {facts.mqtt_host}:{facts.mqtt_port}")
         print_rows(rows, ("process", "pid", "restarts", "health"))
+        say(_readings_line(readings))
     if any(row["health"] != "ok" for row in rows):
         raise typer.Exit(FAILED)
+
+
+def _readings(settings: Settings) -> dict[str, Any]:
+    """Return what became of all readings (``totals``, ``missing``), or why that is ``unknown``."""
+    try:
+        with open_client(settings, HEALTH_TIMEOUT_S) as api:
+            counts: dict[str, Any] = api.get("/v1/ingest/counters")
+    except UnisonoError as unknown:
+        return {"unknown": str(unknown)}
+    return {"totals": counts["totals"], "missing": counts["missing"]}
+
+
+def _readings_line(readings: dict[str, Any]) -> str:
+    if "unknown" in readings:
+        return f"readings: unknown, {readings['unknown']}"
+    shown = [f"{n} {name}" for name, n in readings["totals"].items() if n or name in ("accepted", "kept")]
+    return "readings: " + ", ".join(shown) + "".join(f"; {one}" for one in readings["missing"])
 
 
 def _alive(pid: int | None) -> str:

@@ -35,9 +35,9 @@ class Refused(UnisonoError):
 class ApiClient:
     """A connection to a running platform; every method raises Refused, Forbidden or Unavailable."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, timeout_s: float = TIMEOUT_S) -> None:
         self._url = url
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT_S)
+        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -115,10 +115,10 @@ class ApiClient:
         raise Refused(answer.status_code, problem)
 
 
-def open_client(settings: Settings) -> ApiClient:
+def open_client(settings: Settings, timeout_s: float = TIMEOUT_S) -> ApiClient:
     """Return a client of ``UNISONO_API_URL``, or of the platform on the data folder, with the key that is at hand."""
     url = os.environ.get(PREFIX + "API_URL") or endpoints.read(settings).api_url
-    return ApiClient(url, _key(settings))
+    return ApiClient(url, _key(settings), timeout_s)
 
 
 def _key(settings: Settings) -> str:
