@@ -27,3 +27,10 @@ def test_without_a_warmed_cache_it_lies_in_the_data_folder(tmp_path: Path, monke
     monkeypatch.setattr("sys.prefix", str(tmp_path / "no such environment"))
     assert warm.choose_cache(tmp_path) == tmp_path / "cache" / "numba" / warm.sources_stamp()
     assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "cache" / "numba" / warm.sources_stamp())
+
+
+def test_what_takes_so_long_is_told_before_it_begins() -> None:
+    told: list[str] = []
+    warm.warm(["unisono.base.kernel"], told.append)
+    assert told[0] == "compiling the kernels of 1 modules; the first time this takes one to two minutes"
+    assert told[1].startswith("kernels of 1 modules are compiled (")

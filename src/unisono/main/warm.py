@@ -13,7 +13,9 @@ import pkgutil
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -62,19 +64,20 @@ def kernel_modules() -> list[str]:
     return names
 
 
-def warm() -> int:
-    """Import every module that defines kernels, on all processors; return how many there are.
+def warm(names: Sequence[str], say: Callable[[str], None]) -> None:
+    """Import every module that defines kernels, on all processors; ``say`` what takes so long before it begins.
 
     What two processes need at the same time is compiled by both; the last round reads it all from the cache and raises
     what is wrong.
     """
-    names = kernel_modules()
+    begun_s = time.monotonic()
+    say(f"compiling the kernels of {len(names)} modules; the first time this takes one to two minutes")
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for started in [pool.submit(_load, name) for name in names]:
             started.exception()
     for name in names:
         importlib.import_module(name)
-    return len(names)
+    say(f"kernels of {len(names)} modules are compiled ({time.monotonic() - begun_s:.1f} s)")
 
 
 def _load(name: str) -> None:
@@ -86,10 +89,8 @@ def _is_writable(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    begun_s = time.monotonic()
     cache = choose_cache(Path("var"))
     for outdated in cache.parent.glob("*") if cache.parent.is_dir() else ():
         if outdated.is_dir() and outdated != cache:
             shutil.rmtree(outdated)
-    n_modules = warm()
-    print(f"kernels of {n_modules} modules are compiled ({time.monotonic() - begun_s:.1f} s)")
+    warm(kernel_modules(), partial(print, flush=True))
