@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from unisono.api.context import ApiContext
 from unisono.api.enrolment.line import EnrolmentLine, parse_line
 from unisono.api.enrolment.places import place_of_zip
-from unisono.api.enrolment.rows import FirstWords, Row, fields_of, places_in, reference_of, rows_of, spans_of
+from unisono.api.enrolment.rows import FirstWords, Row, fields_of, reference_of, rows_of, spans_with
 from unisono.base.errors import CallerError, Conflict, InvalidInput, Unavailable
 from unisono.base.rule_words import plain_value
 from unisono.base.units import w_of_kw
@@ -133,7 +133,7 @@ class _Run:
         self._rows = rows_of(request[SEED_BYTES:])
         self._first_words = FirstWords()
         # Rows whose device this job made, in whichever attempt; the others found theirs enrolled.
-        self._new_rows = places_in(job.result.get(NEW_ROWS, []))
+        self._new_rows: list[list[int]] = job.result.get(NEW_ROWS, [])
 
     def work_through(self) -> None:
         """Enrol what is left; raises Conflict if another worker has taken the job over."""
@@ -180,9 +180,9 @@ class _Run:
         with self._context.database.begin() as connection:
             devices = [device for _, device in good]
             made = enrolment.enrol(connection, job.organisation_id, devices, now_ns) if devices else []
-            new_rows = self._new_rows | {row.at for (row, _), one in zip(good, made, strict=True) if one.is_new}
-            result = {NEW_ROWS: spans_of(sorted(new_rows))}
-            jobs.advance(connection, job, now_ns, n_done=n_done, errors=errors, result=result)
+            new = [row.at for (row, _), one in zip(good, made, strict=True) if one.is_new]
+            new_rows = spans_with(self._new_rows, new)
+            jobs.advance(connection, job, now_ns, n_done=n_done, errors=errors, result={NEW_ROWS: new_rows})
             event_log.append(connection, _entries_of(job, made, now_ns))
         self._new_rows = new_rows
 

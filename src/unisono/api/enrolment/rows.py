@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from unisono.api.enrolment.line import EnrolmentLine
+from unisono.api.enrolment.line import EnrolmentLine, parse_line
 from unisono.base.errors import InvalidInput
 from unisono.base.rule_words import plain_value
 
@@ -42,36 +42,44 @@ class FirstWords:
     """What a body said first of each partner_reference, in a line that may be enrolled."""
 
     def __init__(self) -> None:
-        self._first_of_reference: dict[str, tuple[Row, EnrolmentLine]] = {}
+        self._first_of_reference: dict[str, Row] = {}
 
     def hold_against(self, row: Row, said: EnrolmentLine) -> None:
         """Keep the first word; raises InvalidInput for a later line that says something else of the same device."""
-        row_of_first, first = self._first_of_reference.setdefault(said.partner_reference, (row, said))
+        first_row = self._first_of_reference.setdefault(said.partner_reference, row)
+        if first_row is row:
+            return
+        # Parsed again: kept, 100,000 of them would take hundreds of megabytes.
+        first = parse_line(first_row.line)
         differs = [name for name in EnrolmentLine.model_fields if getattr(first, name) != getattr(said, name)]
         if not differs:
             return
-        field, at = differs[0], f"row {row_of_first.at} says for the same partner_reference"
-        before = fields_of(row_of_first.line).get(field)
+        field, at = differs[0], f"row {first_row.at} says for the same partner_reference"
+        before = fields_of(first_row.line).get(field)
         rule = f"must be left out, as {at}" if before is None else f"must be {_json(before)}, as {at}"
         raise InvalidInput(field, plain_value(fields_of(row.line).get(field)), rule)
 
 
-def spans_of(places: Iterable[int]) -> list[list[int]]:
-    """Return ascending places as half-open spans.
+def spans_with(spans: Sequence[Sequence[int]], places: Sequence[int]) -> list[list[int]]:
+    """Return half-open spans with ascending places besides; quick for places behind the last span.
 
-    >>> spans_of([0, 1, 2, 5])
-    [[0, 3], [5, 6]]
+    >>> spans_with([[0, 3]], [3, 5])
+    [[0, 4], [5, 6]]
+    >>> spans_with([[2, 3]], [1])
+    [[1, 3]]
     """
-    spans: list[list[int]] = []
+    if spans and places and places[0] < spans[-1][1]:
+        return spans_with([], sorted(places_in(spans).union(places)))
+    found = [list(span) for span in spans]
     for at in places:
-        if spans and spans[-1][1] == at:
-            spans[-1][1] += 1
+        if found and found[-1][1] == at:
+            found[-1][1] += 1
         else:
-            spans.append([at, at + 1])
-    return spans
+            found.append([at, at + 1])
+    return found
 
 
-def places_in(spans: Iterable[Iterable[int]]) -> set[int]:
+def places_in(spans: Iterable[Sequence[int]]) -> set[int]:
     """Return the places in half-open spans."""
     return {at for first, end in spans for at in range(first, end)}
 
