@@ -6,6 +6,7 @@ import numpy as np
 from tests.fleet.builders import record, table_of
 from unisono.fleet.columns import GROUPS, Slots, allocate, column_table, columns_of
 from unisono.fleet.snapshot import Snapshot
+from unisono.fleet.table import OPT_OUT_KEPT_NS
 from unisono.model.ratings import OptOut
 from unisono.model.registry import GatewayRecord, PortfolioRecord
 
@@ -60,11 +61,33 @@ def test_opt_outs_begin_and_end_in_time_and_outlive_a_registry_record() -> None:
         table.refresh_opt_outs(now_ns)
         seen.append(int(table.picture.is_opted_out[0]))
     assert seen == [0, 1, 1, 0]
-    assert table.add_opt_out(0, 30, 40)
-    assert not table.add_opt_out(0, 30, 40)
+    assert table.set_opt_out(0, "r1", (30, 40))
+    assert not table.set_opt_out(0, "r1", (30, 40))
     table.upsert_device(record(1, revision=2))
     table.refresh_opt_outs(35)
     assert table.picture.is_opted_out[0] == 1
+
+
+def test_a_withdrawn_opt_out_ends_early_and_no_repetition_brings_it_back() -> None:
+    table = table_of(record(1))
+    for window in ((10, 40), (10, 20), (10, 40)):
+        table.set_opt_out(0, "r1", window)
+    table.set_opt_out(0, "r2", (30, 35))
+    seen = []
+    for now_ns in (10, 19, 20, 30, 35):
+        table.refresh_opt_outs(now_ns)
+        seen.append(int(table.picture.is_opted_out[0]))
+    assert seen == [1, 1, 0, 1, 0]
+
+
+def test_opt_outs_that_are_long_over_are_forgotten() -> None:
+    table = table_of(record(1))
+    table.set_opt_out(0, "r1", (10, 20))
+    table.refresh_opt_outs(20)
+    assert table.asked_opt_outs_of_row
+    table.set_opt_out(0, "r2", (30, 31))
+    table.refresh_opt_outs(20 + OPT_OUT_KEPT_NS)
+    assert table.asked_opt_outs_of_row == {0: {"r2": (30, 31)}}
 
 
 def test_every_column_has_a_unit_and_a_meaning_and_starts_missing() -> None:

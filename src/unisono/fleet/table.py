@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from unisono.base.instants import NS_PER_S
 from unisono.fleet.columns import (
     I4,
     I8,
@@ -41,6 +42,8 @@ RAMP_LEAST_W_PER_S: Final = 0.1
 # A revision is per thing; the first of each is above this.
 NO_REVISION: Final = -1
 _NEVER_NS: Final = 2**62
+# An asked opt-out is remembered so long after its end: a request may come twice, minutes apart at most.
+OPT_OUT_KEPT_NS: Final = 24 * 3600 * NS_PER_S
 
 
 @dataclass(slots=True)
@@ -81,8 +84,8 @@ class FleetTable:
     gateway_revisions: dict[int, int] = field(default_factory=dict)
     # Windows [start_ns, end_ns) in which the owner wants the device left alone; only rows that have any.
     opt_outs_of_row: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    # The same, heard during operation: a later registry record does not take them back.
-    asked_opt_outs_of_row: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    # The same by request id, heard during operation: a later registry record does not take them back, the owner does.
+    asked_opt_outs_of_row: dict[int, dict[str, tuple[int, int]]] = field(default_factory=dict)
     opt_outs_due_ns: int = 0
     portfolios: dict[int, Portfolio] = field(default_factory=dict)
     # Membership as compressed rows: the members of the i-th portfolio are member_rows[starts[i]:starts[i + 1]].
@@ -149,12 +152,17 @@ class FleetTable:
         """Return the row of a device, -1 if it is not here."""
         return int(self.row_of_device[device_no]) if 0 <= device_no < self.row_of_device.size else -1
 
-    def add_opt_out(self, row: int, start_ns: int, end_ns: int) -> bool:
-        """Add a window in which the device is left alone; False if it is known already."""
-        windows = self.asked_opt_outs_of_row.setdefault(row, [])
-        if (start_ns, end_ns) in windows:
+    def set_opt_out(self, row: int, request_id: str, window: tuple[int, int]) -> bool:
+        """Note a request's window [start_ns, end_ns) in which the device is left alone; False if that changes nothing.
+
+        A withdrawal comes under the same id with an earlier end (the start, when the window has not begun). The
+        earliest end ever told holds, so a repetition of the request does not bring back what was withdrawn.
+        """
+        windows = self.asked_opt_outs_of_row.setdefault(row, {})
+        known = windows.get(request_id)
+        if known is not None and known[1] <= window[1]:
             return False
-        windows.append((start_ns, end_ns))
+        windows[request_id] = window
         self.opt_outs_due_ns = 0
         return True
 
@@ -164,10 +172,21 @@ class FleetTable:
             return
         due_ns = _NEVER_NS
         for row in self.opt_outs_of_row.keys() | self.asked_opt_outs_of_row.keys():
-            windows = self.opt_outs_of_row.get(row, []) + self.asked_opt_outs_of_row.get(row, [])
+            asked = self.asked_opt_outs_of_row.get(row, {})
+            windows = [*self.opt_outs_of_row.get(row, ()), *asked.values()]
             self.picture.is_opted_out[row] = any(start <= now_ns < end for start, end in windows)
             due_ns = min([due_ns, *(edge for window in windows for edge in window if edge > now_ns)])
         self.opt_outs_due_ns = due_ns
+        self._forget_opt_outs(now_ns - OPT_OUT_KEPT_NS)
+
+    def _forget_opt_outs(self, ended_ns: int) -> None:
+        """Forget the asked windows that had ended by then."""
+        for row, asked in list(self.asked_opt_outs_of_row.items()):
+            left = {request_id: window for request_id, window in asked.items() if window[1] > ended_ns}
+            if left:
+                self.asked_opt_outs_of_row[row] = left
+            else:
+                del self.asked_opt_outs_of_row[row]
 
     def _set_opt_outs(self, row: int, windows: Sequence[tuple[int, int]]) -> None:
         if windows or row in self.opt_outs_of_row:

@@ -44,7 +44,10 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True, tag="dispatch"):
 
 
 class OptOutChange(msgspec.Struct, frozen=True, kw_only=True, tag="opt_out"):
-    """An owner's word that arrived during operation: from ``start_ns`` to ``end_ns`` leave the device alone."""
+    """An owner's word that arrived during operation: from ``start_ns`` to ``end_ns`` leave the device alone.
+
+    The same request with an earlier end takes the rest of the window back, with ``end_ns`` at the start all of it.
+    """
 
     request_id: str
     device_no: int

@@ -91,12 +91,11 @@ class _Header(msgspec.Struct):
     gateway_of_no: dict[int, int]
     gateway_revisions: dict[int, int]
     opt_outs_of_row: dict[int, list[tuple[int, int]]]
-    asked_opt_outs_of_row: dict[int, list[tuple[int, int]]]
+    asked_opt_outs_of_row: dict[int, dict[str, tuple[int, int]]]
     opt_outs_due_ns: int
     portfolios: list[_PortfolioPart]
     dispatches: list[_DispatchPart]
     ended: dict[str, tuple[int, str]]
-    seen_requests: list[str]
     pending_log: list[LogEntry]
     trimmed: dict[str, int]
     # (dtype, shape) of each array that follows.
@@ -131,7 +130,6 @@ def checkpoint(state: PlantState, carried: Carried, now_ns: int, monotonic_ns: i
         dispatches=[
             _DispatchPart(*(getattr(active, name) for name in _DISPATCH_FIELDS)) for active in state.dispatches.values()
         ],
-        seen_requests=sorted(state.seen_requests),
         arrays=[(array.dtype.str, list(array.shape)) for array in arrays],
         **{name: getattr(state, name) for name in _STATE_FIELDS},
         **{name: getattr(table, name) for name in _TABLE_FIELDS},
@@ -163,7 +161,6 @@ def restore(
         config=config,
         fleet=table,
         mono_shift_ns=header.mono_ns + max(0, now_ns - header.wall_ns) - monotonic_ns,
-        seen_requests=set(header.seen_requests),
         told=(header.epoch, header.cycle),
         **{name: getattr(header, name) for name in _STATE_FIELDS},
     )

@@ -25,8 +25,9 @@ REVISED: Final = "dispatch.revised"
 CANCELLED_KIND: Final = "dispatch.cancelled"
 REFUSED: Final = "dispatch.refused"
 OPTED_OUT: Final = "device.opted_out"
+OPT_OUT_WITHDRAWN: Final = "device.opt_out_withdrawn"
 
-# Ended dispatches and opt-outs that are remembered, so that a repeated request is known for one.
+# Ended dispatches that are remembered, so that a repeated request is known for one.
 REMEMBERED_MAX: Final = 10_000
 
 
@@ -191,18 +192,18 @@ def _with_revision(spec: Dispatch, revision: int) -> Dispatch:
 
 
 def _fold_opt_out(state: PlantState, request: OptOutChange, now_ns: int) -> None:
-    if request.request_id in state.seen_requests:
-        return
-    state.seen_requests.add(request.request_id)
+    """Leave the device alone in the window, or in less of it: an earlier end under the same id is a withdrawal."""
     table = state.fleet
     row = table.row(request.device_no)
-    if row < 0 or request.end_ns <= request.start_ns:
+    if row < 0:
         return
-    table.add_opt_out(row, request.start_ns, request.end_ns)
+    is_known = request.request_id in table.asked_opt_outs_of_row.get(row, {})
+    if not table.set_opt_out(row, request.request_id, (request.start_ns, request.end_ns)):
+        return
     state.pending_log.append(
         LogEntry(
             at_ns=now_ns,
-            kind=OPTED_OUT,
+            kind=OPT_OUT_WITHDRAWN if is_known else OPTED_OUT,
             organisation_id=table.organisation_ids[row],
             subject_id=table.device_ids[row],
             body={"start_ns": request.start_ns, "end_ns": request.end_ns, "reason": request.reason},

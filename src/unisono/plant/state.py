@@ -61,8 +61,6 @@ class PlantState:
     told: tuple[int, int] = (-1, -1)
     dispatches: dict[str, ActiveDispatch] = field(default_factory=dict)
     ended: dict[str, tuple[int, str]] = field(default_factory=dict)
-    # Requests seen (opt-outs), so that a repeated one changes nothing.
-    seen_requests: set[str] = field(default_factory=set)
     pending_log: list[LogEntry] = field(default_factory=list)
     trimmed: dict[str, int] = field(default_factory=dict)
     # Which gateways' counters were told under this owner; not in the checkpoint, for each owner tells all of them.
