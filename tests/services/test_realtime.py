@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -110,6 +111,33 @@ def test_a_stream_whose_messages_have_all_gone_is_not_waited_for(tmp_path: Path)
                 return await caught_up(loop_of(bus, tmp_path, fleet, epoch=2))
 
     assert asyncio.run(scenario()).n_devices == 0
+
+
+@pytest.mark.parametrize("damage", ["another schema", "cut off", "damaged"])
+def test_a_checkpoint_that_is_refused_is_said_so_and_the_streams_are_read_from_their_start(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = fleet_of([battery(1)])
+    payload = checkpoint(fleet.state, Carried({"REGISTRY": 1}), fleet.now_ns, fleet.mono_ns)
+    if damage == "another schema":
+        body = bytes(16) + payload[24:]
+        payload = payload[:4] + zlib.crc32(body).to_bytes(4, "little") + body
+    elif damage == "cut off":
+        payload = payload[: len(payload) // 2]
+    else:
+        payload = payload[:-1] + bytes([payload[-1] ^ 1])
+    (tmp_path / "shard-0.ucp").write_bytes(payload)
+
+    async def scenario() -> PlantState:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                await bus.publish_kept("registry.0", encode_registry(RegistryBatch((fleet.devices[0].record,))))
+                return await caught_up(loop_of(bus, tmp_path, fleet, epoch=2))
+
+    assert asyncio.run(scenario()).n_devices == 1
+    [said] = [record for record in caplog.records if "checkpoint refused" in record.message]
+    assert said.levelname == "ERROR"
 
 
 @pytest.mark.parametrize("killed", ["before the checkpoint", "before it is sent", "after it is sent"])

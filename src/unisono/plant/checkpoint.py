@@ -1,14 +1,16 @@
 """A shard's whole state as bytes, and back: replay from a checkpoint gives the same frames.
 
-Layout: magic, CRC-32 of the rest, length of a MessagePack header, the header, then all arrays one after the other.
+Layout: magic, CRC-32 of the rest, digest of the schema, length of a MessagePack header, the header, then all arrays one
+after the other. Arrays are told apart by their order alone: a checkpoint of another schema is refused, never guessed.
 Monotonic clocks belong to a process: inside the state runs one that goes on where the checkpoint left it, as much
 later as the wall clocks say (never earlier).
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -17,13 +19,16 @@ from numpy.typing import NDArray
 from unisono.base.errors import DamagedRecord
 from unisono.brain.dispatch.controller import ActiveDispatch
 from unisono.brain.dispatch.members import Members
-from unisono.fleet.columns import GROUPS, columns_of
+from unisono.fleet.columns import GROUPS, N_SOURCES, columns_of
 from unisono.fleet.table import FleetTable, Portfolio
 from unisono.model.dispatch import Dispatch
+from unisono.model.ingest import FOLD_COUNTER_NAMES
 from unisono.model.totals import LogEntry
 from unisono.plant.state import PlantConfig, PlantState, first_seq
 
-_MAGIC: Final = b"UCP1"
+_MAGIC: Final = b"UCP2"
+# Half a SHA-256: no two schemas ever share it.
+_DIGEST_BYTES: Final = 16
 _GROUP_FIELDS: Final = ("nameplate", "slots", "picture", "leases", "sites", "gateways")
 
 
@@ -135,7 +140,7 @@ def checkpoint(state: PlantState, carried: Carried, now_ns: int, monotonic_ns: i
         **{name: getattr(table, name) for name in _TABLE_FIELDS},
     )
     head = msgspec.msgpack.encode(header)
-    body = b"".join([len(head).to_bytes(8, "little"), head, *(array.tobytes() for array in arrays)])
+    body = b"".join([SCHEMA_DIGEST, len(head).to_bytes(8, "little"), head, *(array.tobytes() for array in arrays)])
     return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
@@ -198,20 +203,54 @@ def _read(payload: bytes) -> tuple[_Header, list[NDArray[Any]]]:
         raise DamagedRecord("checkpoint", f"starts with {payload[:4]!r}, not {_MAGIC!r}")
     if zlib.crc32(memoryview(payload)[8:]) != int.from_bytes(payload[4:8], "little"):
         raise DamagedRecord("checkpoint", "its CRC does not match")
-    head_end = 16 + int.from_bytes(payload[8:16], "little")
+    digest = payload[8 : 8 + _DIGEST_BYTES]
+    if digest != SCHEMA_DIGEST:
+        rule = f"was written with other columns: its schema is {digest.hex()}, this version's {SCHEMA_DIGEST.hex()}"
+        raise DamagedRecord("checkpoint", rule)
+    head_begin = 16 + _DIGEST_BYTES
+    head_end = head_begin + int.from_bytes(payload[head_begin - 8 : head_begin], "little")
     try:
-        header = msgspec.msgpack.decode(payload[16:head_end], type=_Header)
+        header = msgspec.msgpack.decode(payload[head_begin:head_end], type=_Header)
         arrays, at = [], head_end
         for dtype, shape in header.arrays:
             n = int(np.prod(shape, dtype=np.int64))
             arrays.append(np.frombuffer(payload, np.dtype(dtype), n, at).reshape(shape).copy())
             at += arrays[-1].nbytes
-    except (msgspec.DecodeError, ValueError) as wrong:
+    except (msgspec.DecodeError, ValueError, TypeError) as wrong:
         raise DamagedRecord("checkpoint", str(wrong)) from wrong
-    n_expected = sum(len(columns_of(group)) for group in GROUPS)
-    if len(arrays) < n_expected or any(
-        array.dtype != column.dtype
-        for array, column in zip(arrays, (c for group in GROUPS for c in columns_of(group)), strict=False)
-    ):
-        raise DamagedRecord("checkpoint", "was written with other columns")
+    expected = [dtype for group in _columns() for _, dtype in group] + [np.dtype(np.int64), np.dtype(np.int32)]
+    expected += [np.dtype(np.int32)] * 2 * len(header.portfolios)
+    expected += [*(dtype for _, dtype in _members()), np.dtype(np.float64)] * len(header.dispatches)
+    if [array.dtype for array in arrays] != expected:
+        raise DamagedRecord(
+            "checkpoint", f"holds {len(arrays)} arrays of other kinds than the {len(expected)} expected"
+        )
     return header, arrays
+
+
+def _columns() -> list[list[tuple[str, np.dtype[Any]]]]:
+    """Return name and dtype of every column, by group."""
+    return [[(column.name, column.dtype) for column in columns_of(group)] for group in GROUPS]
+
+
+def _members() -> list[tuple[str, np.dtype[Any]]]:
+    return [(name, np.dtype(get_args(get_args(hint)[1])[0])) for name, hint in get_type_hints(Members).items()]
+
+
+def _schema_digest() -> bytes:
+    """Return the digest of all that gives a checkpoint's bytes their meaning: names, dtypes and order."""
+    arrays = {
+        "groups": list(zip(_GROUP_FIELDS, _columns(), strict=True)),
+        "sources": N_SOURCES,
+        "counters": FOLD_COUNTER_NAMES,
+        "members": _members(),
+    }
+    structs = {
+        part.__name__: list(part.__annotations__.items())
+        for part in (_Header, _DispatchPart, _PortfolioPart, Carried, Unsent)
+    }
+    return hashlib.sha256(f"{arrays} {structs}".encode()).digest()[:_DIGEST_BYTES]
+
+
+# A checkpoint of another digest is refused whole; it is never read into columns that it may not be of.
+SCHEMA_DIGEST: Final = _schema_digest()
