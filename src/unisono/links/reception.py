@@ -60,6 +60,13 @@ class Reception:
         """Count a message of which nothing was decoded."""
         self.tally.add_message(self.identity.gateway_no(gateway_id), cause)
 
+    def overflow(self, batch: ReadingBatch) -> None:
+        """Count readings that were accepted here and then went, with their batch, from a full queue."""
+        if batch.gateway_no >= 0:
+            self.tally.add(batch.gateway_no, "overflowed", len(batch))
+        else:
+            self.tally.add_rows(self.identity.gateway_of_device[batch.device_no], "overflowed")
+
     def singles(self, arrived: Sequence[Arrived], known_ns: int) -> ReadingBatch:
         """Return single readings of many gateways as one batch; refused ones are counted."""
         readings: list[Reading] = []

@@ -55,7 +55,6 @@ class Front:
         self.identity = Identity()
         self.tally = Tally()
         self._began_ns = clock.wall_ns()
-        self.intake = StreamIntake(bus, settings.shard)
         self.held = HeldCommands()
         # Set when the registry as it stood at the start is folded; then when gateways may be let in.
         self.knows_registry = self.identity.is_complete
@@ -63,6 +62,7 @@ class Front:
         # Gateways that were revoked or given another secret since; the gatekeeper closes their connections.
         self.to_disconnect: asyncio.Queue[str] = asyncio.Queue()
         reception = Reception(self.identity, self.tally)
+        self.intake = StreamIntake(bus, reception.overflow, settings.shard)
         self.telemetry_app = TelemetryApp(reception, self.intake, self.held, clock)
         self.links: dict[str, Link] = {"http": HttpPushLink(self.held)}
         self._broker: MqttBrokerLink | None = None

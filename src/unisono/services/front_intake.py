@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from unisono.base.errors import Unavailable
@@ -20,14 +21,17 @@ RETRY_S: Final = 0.25
 
 
 class StreamIntake:
-    """Links' ``Intake`` over the bus. Overflow policy of what carries no promise: the oldest batch goes, counted."""
+    """Links' ``Intake`` over the bus. Overflow policy of what carries no promise: the oldest batch that waits goes.
 
-    def __init__(self, bus: Bus, shard: int = 0) -> None:
+    ``on_overflow`` is told of it, so that each of its readings is counted.
+    """
+
+    def __init__(self, bus: Bus, on_overflow: Callable[[ReadingBatch], None], shard: int = 0) -> None:
         self._bus = bus
         self._subject = subjects.readings(shard)
         self._offered: deque[ReadingBatch] = deque()
         self._news = asyncio.Event()
-        self.n_readings_dropped = 0
+        self._on_overflow = on_overflow
 
     async def keep(self, batch: ReadingBatch | AckBatch) -> None:
         """Return when the batch is on the stream. Raises Unavailable; then it may be there or not."""
@@ -36,18 +40,22 @@ class StreamIntake:
     def offer(self, batch: ReadingBatch) -> None:
         """Take a batch without a promise."""
         if len(self._offered) == OFFERED_MAX:
-            self.n_readings_dropped += len(self._offered.popleft())
+            self._on_overflow(self._offered.popleft())
         self._offered.append(batch)
         self._news.set()
 
     async def run(self) -> None:
         """Publish what is offered, in order, until cancelled."""
-        is_lost = False
         while True:
             if not self._offered:
                 self._news.clear()
                 await self._news.wait()
-            batch = self._offered[0]
+            # Taken out before it is tried: what may be on the stream already must not go as overflowed besides.
+            await self._keep_at_last(self._offered.popleft())
+
+    async def _keep_at_last(self, batch: ReadingBatch) -> None:
+        is_lost = False
+        while True:
             try:
                 await self.keep(batch)
             except Unavailable as wrong:
@@ -55,9 +63,7 @@ class StreamIntake:
                     log.warning("readings wait here: %s", wrong)
                 is_lost = True
                 await asyncio.sleep(RETRY_S)
-                continue
-            if is_lost:
-                log.warning("readings flow again; %d were dropped since the start", self.n_readings_dropped)
-                is_lost = False
-            if self._offered and self._offered[0] is batch:
-                self._offered.popleft()
+            else:
+                if is_lost:
+                    log.warning("readings flow again")
+                return
