@@ -4,9 +4,10 @@ import msgspec
 import numpy as np
 
 from tests.fleet.builders import record, table_of
+from unisono.base.instants import NS_PER_S
 from unisono.fleet.columns import GROUPS, Slots, allocate, column_table, columns_of
 from unisono.fleet.snapshot import Snapshot
-from unisono.fleet.table import OPT_OUT_KEPT_NS
+from unisono.fleet.table import OPT_OUT_KEPT_S
 from unisono.model.ratings import OptOut
 from unisono.model.registry import GatewayRecord, PortfolioRecord
 
@@ -86,7 +87,7 @@ def test_opt_outs_that_are_long_over_are_forgotten() -> None:
     table.refresh_opt_outs(20)
     assert table.asked_opt_outs_of_row
     table.set_opt_out(0, "r2", (30, 31))
-    table.refresh_opt_outs(20 + OPT_OUT_KEPT_NS)
+    table.refresh_opt_outs(20 + OPT_OUT_KEPT_S * NS_PER_S)
     assert table.asked_opt_outs_of_row == {0: {"r2": (30, 31)}}
 
 

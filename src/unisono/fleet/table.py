@@ -43,7 +43,7 @@ RAMP_LEAST_W_PER_S: Final = 0.1
 NO_REVISION: Final = -1
 _NEVER_NS: Final = 2**62
 # An asked opt-out is remembered so long after its end: a request may come twice, minutes apart at most.
-OPT_OUT_KEPT_NS: Final = 24 * 3600 * NS_PER_S
+OPT_OUT_KEPT_S: Final = 24 * 3600
 
 
 @dataclass(slots=True)
@@ -177,7 +177,7 @@ class FleetTable:
             self.picture.is_opted_out[row] = any(start <= now_ns < end for start, end in windows)
             due_ns = min([due_ns, *(edge for window in windows for edge in window if edge > now_ns)])
         self.opt_outs_due_ns = due_ns
-        self._forget_opt_outs(now_ns - OPT_OUT_KEPT_NS)
+        self._forget_opt_outs(now_ns - OPT_OUT_KEPT_S * NS_PER_S)
 
     def _forget_opt_outs(self, ended_ns: int) -> None:
         """Forget the asked windows that had ended by then."""
