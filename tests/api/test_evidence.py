@@ -16,7 +16,9 @@ def a_gateway(plant: Plant, organisation_id: str = "") -> GatewayRecord:
         return gateways.add(connection, organisation_id or plant.organisation_id, NOW_NS)
 
 
-def count(plant: Plant, accepted_of_gateway: dict[int, int], n_gateways: int | None = None) -> None:
+def count(
+    plant: Plant, accepted_of_gateway: dict[int, int], n_gateways: int | None = None, *, front: str = "f", run: int = 1
+) -> None:
     """Let a front tell how many readings of each gateway it accepted."""
     counts = no_counts(len(accepted_of_gateway))
     counts[:, 0] = list(accepted_of_gateway.values())
@@ -25,8 +27,8 @@ def count(plant: Plant, accepted_of_gateway: dict[int, int], n_gateways: int | N
             np.array(list(accepted_of_gateway), np.int32),
             counts,
             role="front",
-            instance="f",
-            run=1,
+            instance=front,
+            run=run,
             at_ns=NOW_NS,
             n_gateways=len(accepted_of_gateway) if n_gateways is None else n_gateways,
         )
@@ -43,6 +45,15 @@ def test_an_organisation_counts_the_readings_of_its_own_gateways_only(plant: Pla
     [theirs] = plant.get("/v1/ingest/gateways", key=stranger).json()["items"]
     assert (theirs["gateway_id"], theirs["counts"]["accepted"]) == (foreign.gateway_id, 40)
     assert plant.get(f"/v1/ingest/gateways?gateway_id={foreign.gateway_id}").json()["items"] == []
+
+
+def test_the_sums_keep_what_a_front_counted_before_it_was_restarted(plant: Plant) -> None:
+    one = a_gateway(plant)
+    count(plant, {one.gateway_no: 30}, front="restarted")
+    count(plant, {one.gateway_no: 4}, front="restarted", run=2)
+    assert plant.get("/v1/ingest/counters").json()["totals"]["accepted"] == 34
+    [mine] = plant.get("/v1/ingest/gateways").json()["items"]
+    assert mine["counts"]["accepted"] == 34
 
 
 def test_counts_of_gateways_come_in_pages_and_by_id(plant: Plant) -> None:

@@ -156,11 +156,40 @@ def test_a_gateway_is_unknown_and_not_at_zero_until_a_process_has_told_of_all_it
     assert picture.ingest_of_gateways(numbers(3)) == [dict.fromkeys(COUNTER_NAMES, 0)]
 
 
-def test_a_process_that_began_again_counts_from_zero() -> None:
+def test_what_a_front_counted_in_former_runs_stays() -> None:
     picture = Picture(MovableClock(NOW_NS))
     picture.fold_counters(counters({2: 3, 4: 9}))
-    picture.fold_counters(counters({2: 1}, run=2))
-    assert picture.accepted_of_gateway() == {2: 1}
+    picture.fold_counters(counters({2: 1, 700: 5}, run=2, n_gateways=2))
+    picture.fold_counters(counters({2: 3, 4: 9}))
+    assert picture.accepted_of_gateway() == {2: 4, 4: 9, 700: 5}
+    assert picture.ingest_counts()["front", "0"]["accepted"] == picture.ingest_totals()["accepted"] == 18
+    rows = picture.ingest_of_gateways(numbers(2, 4, 700))
+    assert [row and (row["accepted"], row["kept"]) for row in rows] == [(4, 2), (9, 1), (5, 1)]
+    picture.fold_counters(counters({2: 2}, run=3))
+    assert picture.ingest_totals(numbers(2, 4))["accepted"] == 15
+
+
+def test_realtime_that_began_again_goes_on_counting() -> None:
+    picture = Picture(MovableClock(NOW_NS))
+    for epoch, accepted in ((1, 3), (2, 4)):
+        picture.fold_counters(counters({2: accepted}, role="realtime", run=epoch))
+    assert picture.ingest_counts()["realtime", "0"]["accepted"] == 4
+    assert picture.ingest_totals()["kept"] == 1
+
+
+def test_what_was_accepted_is_no_less_than_what_became_of_it() -> None:
+    picture = Picture(MovableClock(NOW_NS))
+    fates = no_counts(2)
+    fates[:, 1:3] = [[7, 2], [1, 0]]
+    more = {"run": 1, "at_ns": NOW_NS, "n_gateways": 2}
+    told = IngestCounters.of_rows(numbers(2, 3), fates, role="realtime", instance="0", **more)
+    picture.fold_counters(told)
+    picture.fold_counters(counters({2: 1, 3: 9}))
+    rows = picture.ingest_of_gateways(numbers(2, 3))
+    assert [row and row["accepted"] for row in rows] == [10, 9]
+    totals = picture.ingest_totals()
+    assert totals["accepted"] == 19
+    assert totals == picture.ingest_totals(numbers(2, 3))
 
 
 class Realtime:

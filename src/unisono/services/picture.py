@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import msgspec
@@ -66,31 +66,51 @@ class PortfolioPicture:
 
 @dataclass(slots=True)
 class Counted:
-    """What one process has told of its counts in its present run; row gateway_no + 1 of ``counts``."""
+    """What one process has told of its counts, row gateway_no + 1: in its present run and, last known, in former ones.
+
+    Realtime has no former runs: its counts are in its checkpoint and go on.
+    """
 
     run: int
-    n_gateways: int
-    counts: NDArray[np.int64]
+    n_gateways: int = 0
+    counts: NDArray[np.int64] = field(default_factory=lambda: no_counts(1))
+    former: NDArray[np.int64] = field(default_factory=lambda: no_counts(1))
+    ended_runs: set[int] = field(default_factory=set)
 
     def fold(self, counters: IngestCounters) -> None:
-        """Take a slice in."""
+        """Take a slice in, unless it is a late one of a former run."""
+        if counters.run in self.ended_runs:
+            return
+        if counters.run != self.run:
+            self.ended_runs.add(self.run)
+            self.run = counters.run
+            if counters.role != REALTIME:
+                self.former += self.counts
+            self.counts = np.zeros_like(self.counts)
         self.n_gateways = counters.n_gateways
         gateway_no, counts = counters.rows()
         if gateway_no.size:
             lacking = int(gateway_no.max()) + 2 - len(self.counts)
             if lacking > 0:
-                self.counts = np.concatenate([self.counts, no_counts(max(lacking, len(self.counts)))])
+                room = no_counts(max(lacking, len(self.counts)))
+                self.counts, self.former = np.concatenate([self.counts, room]), np.concatenate([self.former, room])
             self.counts[gateway_no + 1] = counts
+
+    @property
+    def sums(self) -> NDArray[np.int64]:
+        """Counts (gateway_no + 1, COUNTER_NAMES) of all runs."""
+        return self.former + self.counts
 
     def of(self, gateway_nos: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the counts (gateway, COUNTER_NAMES) of these gateways; zeros of one never told of."""
         counts = no_counts(gateway_nos.size)
         is_here = gateway_nos + 1 < len(self.counts)
-        counts[is_here] = self.counts[gateway_nos[is_here] + 1]
+        at = gateway_nos[is_here] + 1
+        counts[is_here] = self.former[at] + self.counts[at]
         return counts
 
     def n_told(self) -> int:
-        """Return of how many gateways this process has told."""
+        """Return of how many gateways this process has told in its present run."""
         return int(self.counts.any(axis=1).sum())
 
 
@@ -125,11 +145,7 @@ class Picture:
 
     def fold_counters(self, counters: IngestCounters) -> None:
         """Take a slice of a process's counters (they are sums since its run began)."""
-        key = counters.role, counters.instance
-        counted = self._counted.get(key)
-        if counted is None or counted.run != counters.run:
-            counted = self._counted[key] = Counted(counters.run, counters.n_gateways, no_counts(1))
-        counted.fold(counters)
+        self._counted.setdefault((counters.role, counters.instance), Counted(counters.run)).fold(counters)
 
     async def changed(self, after_version: int, timeout_s: float) -> int:
         """Return the version as soon as it is above ``after_version``, or after ``timeout_s`` as it is."""
@@ -179,34 +195,33 @@ class Picture:
         )
 
     def accepted_of_gateway(self) -> dict[int, int]:
-        """Return the readings accepted of each gateway by all fronts, since their start."""
+        """Return the readings accepted of each gateway by all fronts, in all runs heard of."""
         accepted: dict[int, int] = {}
         for (role, _), counted in self._counted.items():
             if role != REALTIME:
-                for row in np.flatnonzero(counted.counts[1:, 0]).tolist():
-                    accepted[row] = accepted.get(row, 0) + int(counted.counts[row + 1, 0])
+                of_gateway = counted.sums[1:, 0]
+                for gateway_no in np.flatnonzero(of_gateway).tolist():
+                    accepted[gateway_no] = accepted.get(gateway_no, 0) + int(of_gateway[gateway_no])
         return accepted
 
     def ingest_counts(self, gateway_nos: NDArray[np.int32] | None = None) -> dict[tuple[str, str], dict[str, int]]:
         """Return sums over these gateways (None: all) by (role, instance), named as in COUNTER_NAMES."""
         return {
-            key: _named((counted.counts if gateway_nos is None else counted.of(gateway_nos)).sum(axis=0))
+            key: _named((counted.sums if gateway_nos is None else counted.of(gateway_nos)).sum(axis=0))
             for key, counted in self._counted.items()
         }
 
-    def ingest_of_gateways(self, gateway_nos: NDArray[np.int32]) -> list[dict[str, int] | None]:
-        """Return each gateway's counts over all processes; None: not told of yet, though there is more to be told.
+    def ingest_totals(self, gateway_nos: NDArray[np.int32] | None = None) -> dict[str, int]:
+        """Return the sums of ``ingest_of_gateways`` over these gateways (None: all, and what no known one sent)."""
+        if gateway_nos is None:
+            n_rows = max((len(counted.counts) for counted in self._counted.values()), default=0)
+            gateway_nos = np.arange(-1, n_rows - 1, dtype=np.int32)
+        return _named(self._rows(gateway_nos).sum(axis=0))
 
-        What was accepted is counted at the fronts alone: realtime sees the same readings a second time.
-        """
-        counts = no_counts(gateway_nos.size)
-        for (role, _), counted in self._counted.items():
-            part = counted.of(gateway_nos)
-            if role == REALTIME:
-                part[:, 0] = 0
-            counts += part
+    def ingest_of_gateways(self, gateway_nos: NDArray[np.int32]) -> list[dict[str, int] | None]:
+        """Return each gateway's counts over all processes; None: not told of yet, though there is more to be told."""
         is_all_known = bool(self._counted) and not self.ingest_missing()
-        return [_named(row) if is_all_known or row.any() else None for row in counts]
+        return [_named(row) if is_all_known or row.any() else None for row in self._rows(gateway_nos)]
 
     def ingest_missing(self) -> list[str]:
         """Return what is not known yet of the counts since this process began to listen."""
@@ -214,9 +229,24 @@ class Picture:
             return ["no process has told of its counts yet"]
         return [
             f"{role} {instance} has not told of all gateways yet"
-            for (role, instance), counted in sorted(self._counted.items())
+            for (role, instance), counted in sorted(self._counted.items(), key=lambda item: item[0])
             if counted.n_told() < counted.n_gateways
         ]
+
+    def _rows(self, gateway_nos: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return these gateways' counts over all processes.
+
+        What was accepted is counted at the fronts alone: realtime sees the same readings a second time. It is no less
+        than what became of them, whatever of the fronts' counts was lost with a process.
+        """
+        counts = no_counts(gateway_nos.size)
+        for (role, _), counted in self._counted.items():
+            part = counted.of(gateway_nos)
+            if role == REALTIME:
+                part[:, 0] = 0
+            counts += part
+        counts[:, 0] = np.maximum(counts[:, 0], counts[:, 1:].sum(axis=1))
+        return counts
 
 
 def _named(counts: NDArray[np.int64]) -> dict[str, int]:

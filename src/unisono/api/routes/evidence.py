@@ -18,8 +18,6 @@ from unisono.api.schemas.admin import GatewayIngest, IngestCounts, IngestSource,
 from unisono.api.schemas.portfolios import EventEntry
 from unisono.api.schemas.types import Page, Text
 from unisono.base.errors import DamagedRecord
-from unisono.model.ingest import COUNTER_NAMES
-from unisono.services.picture import REALTIME
 from unisono.store import event_log, gateways, listings, organisations, views
 
 router = APIRouter(prefix="/v1", tags=["evidence"], responses=PROBLEM_RESPONSES)
@@ -63,21 +61,19 @@ async def list_events(
 
 @router.get("/ingest/counters", summary="What became of every reading")
 async def ingest_counters(caller: Reader, context: Context) -> IngestCounts:
-    """Counted since each process's start: fronts count what came in and was refused, realtime the fate of the rest.
+    """Fronts count what came in and was refused, realtime the fate of the rest.
 
-    So ``totals`` takes ``accepted`` from the fronts alone, and every other count from both. The operator sees all
-    gateways (and what no known one sent), others their own; GET /v1/ingest/gateways has them one by one.
+    So ``totals`` takes ``accepted`` from the fronts alone, and every other count from both. A restart of realtime or
+    of a front loses nothing of it but a killed front's last 2 s; one of web forgets what fronts counted that have
+    ended since. ``accepted`` is then taken for no less than the other counts together. The operator sees all gateways
+    (and what no known one sent), others their own; GET /v1/ingest/gateways has them one by one.
     """
     gateway_nos = await context.run(lambda connection: _own_gateways(connection, caller.organisation_id))
     sources = [
         IngestSource(role=role, instance=instance, counts=counts)
         for (role, instance), counts in sorted(context.picture.ingest_counts(gateway_nos).items())
     ]
-    totals = dict.fromkeys(COUNTER_NAMES, 0)
-    for source in sources:
-        for name, count in source.counts.items():
-            is_seen_again = name == "accepted" and source.role == REALTIME
-            totals[name] += 0 if is_seen_again else count
+    totals = context.picture.ingest_totals(gateway_nos)
     return IngestCounts(totals=totals, sources=sources, missing=context.picture.ingest_missing())
 
 

@@ -126,7 +126,7 @@ class LogVerification(BaseModel):
 
 
 class IngestSource(BaseModel):
-    """Readings that one process has seen since its start, by what became of them."""
+    """Readings that one process has seen, by what became of them; a front in all the runs that web has heard of."""
 
     role: str = Field(examples=["front"])
     instance: str
