@@ -47,6 +47,54 @@ def test_a_kept_message_is_replayed_from_any_sequence(engine: NatsEngine) -> Non
     asyncio.run(scenario())
 
 
+def test_the_newest_message_of_a_subject_is_known_among_those_of_others(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        async with bus_of(engine.endpoints) as bus:
+            await bus.ensure_streams()
+            for shard, epoch in ((0, 1), (0, 2), (1, 1)):
+                await bus.publish_kept(subjects.commands(shard, epoch), b"x")
+            ends = [await bus.last_seq_of("COMMANDS", subjects.all_commands(shard)) for shard in range(3)]
+            assert (ends, await bus.last_seq("COMMANDS")) == ([2, 3, 0], 3)
+            await bus.trim("COMMANDS", 3)
+            assert await bus.last_seq_of("COMMANDS", subjects.all_commands(0)) == 0
+            with pytest.raises(Unavailable):
+                await bus.last_seq_of("NOTHING", "nothing")
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_beyond_the_end_of_a_stream_reads_it_from_its_start(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        async with bus_of(engine.endpoints) as bus:
+            await bus.ensure_streams()
+            for n in range(3):
+                await bus.publish_kept(subjects.readings(0), b"%d" % n)
+            assert await first(bus, 3, from_seq=100) == [(1, b"0"), (2, b"1"), (3, b"2")]
+
+    asyncio.run(scenario())
+
+
+def test_a_live_reader_goes_on_at_the_start_of_a_stream_that_was_made_anew(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        async with bus_of(engine.endpoints) as bus, asyncio.timeout(30):
+            await bus.ensure_streams()
+            for n in range(5):
+                await bus.publish_kept(subjects.readings(0), b"%d" % n)
+            reader = bus.reader("READINGS", "readings.*", 1)
+            seqs = [message.seq for message in await reader.take(5, 5.0)]
+            assert seqs == [1, 2, 3, 4, 5]
+            await bus.client.jetstream().delete_stream("READINGS")
+            await bus.ensure_streams()
+            await bus.publish_kept(subjects.readings(0), b"new")
+            found = []
+            while not found:
+                found = await reader.take(5, 1.0)
+            assert [(message.seq, message.payload) for message in found] == [(1, b"new")]
+            await reader.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_message_id_makes_a_repetition_harmless(engine: NatsEngine) -> None:
     async def scenario() -> None:
         async with bus_of(engine.endpoints) as bus:

@@ -113,6 +113,59 @@ def test_a_stream_whose_messages_have_all_gone_is_not_waited_for(tmp_path: Path)
     assert asyncio.run(scenario()).n_devices == 0
 
 
+def test_what_is_on_the_streams_for_another_shard_is_not_waited_for(tmp_path: Path) -> None:
+    fleet = fleet_of([battery(1)])
+    registry = encode_registry(RegistryBatch((fleet.devices[0].record,)))
+
+    async def scenario() -> PlantState:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                for shard in (0, 1):
+                    await bus.publish_kept(f"registry.{shard}", registry)
+                await bus.publish_kept("commands.1.1", fleet.frames[0].encode())
+                return await caught_up(loop_of(bus, tmp_path, fleet, epoch=2))
+
+    assert asyncio.run(scenario()).n_devices == 1
+
+
+def test_a_damaged_last_message_is_gone_past(tmp_path: Path) -> None:
+    fleet = fleet_of([battery(1)])
+
+    async def scenario() -> dict[str, int]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                for stream in ("registry", "requests", "readings", "commands.1"):
+                    name, *epoch = stream.split(".")
+                    await bus.publish_kept(".".join([name, "0", *epoch]), b"\xc1 of no code of ours")
+                loop = loop_of(bus, tmp_path, fleet, epoch=2)
+                await caught_up(loop)
+                assert loop.inbox.n_damaged == 4
+                return loop.inbox.positions
+
+    assert asyncio.run(scenario()) == dict.fromkeys(("REGISTRY", "REQUESTS", "READINGS", "COMMANDS"), 1)
+
+
+def test_streams_that_were_made_anew_after_the_checkpoint_are_read_from_their_start(tmp_path: Path) -> None:
+    fleet = fleet_of([battery(1)])
+    positions = dict.fromkeys(("REGISTRY", "REQUESTS", "READINGS", "COMMANDS"), 50)
+    payload = checkpoint(fleet.state, Carried(positions), fleet.now_ns, fleet.mono_ns)
+
+    async def scenario() -> tuple[PlantState, dict[str, int]]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                await bus.publish_kept("registry.0", encode_registry(RegistryBatch((battery(2).record,))))
+                (tmp_path / "shard-0.ucp").write_bytes(payload)
+                loop = loop_of(bus, tmp_path, fleet, epoch=2)
+                return await caught_up(loop), loop.inbox.positions
+
+    state, reached = asyncio.run(scenario())
+    assert state.n_devices == 2
+    assert reached == {"REGISTRY": 1, "REQUESTS": 0, "READINGS": 0, "COMMANDS": 0}
+
+
 @pytest.mark.parametrize("damage", ["another schema", "cut off", "damaged"])
 def test_a_checkpoint_that_is_refused_is_said_so_and_the_streams_are_read_from_their_start(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture

@@ -206,6 +206,18 @@ class Bus:
         """Return the sequence of the stream's newest message; 0 when there never was one."""
         return (await self.seq_bounds(stream))[1]
 
+    async def last_seq_of(self, stream: str, subject: str) -> int:
+        """Return the sequence of the newest message that the stream holds of a subject (or pattern); 0: none."""
+        await self.wait_connected(PUBLISH_TIMEOUT_S)
+        with translated(f"stream {stream}"):
+            try:
+                newest = await self._jetstream.get_last_msg(stream, subject)
+            except nats.js.errors.NotFoundError:
+                # The stream is there, or `stream_info` says that it is not.
+                await self._jetstream.stream_info(stream)
+                return 0
+        return int(newest.seq or 0)
+
     async def seq_bounds(self, stream: str) -> tuple[int, int]:
         """Return the sequences of the oldest and the newest message of the stream."""
         await self.wait_connected(PUBLISH_TIMEOUT_S)

@@ -145,7 +145,10 @@ class _Pull:
 
 
 class StreamReader:
-    """An ordered replay from a sequence, then live, for ever; a lost consumer or a gap is mended by starting anew."""
+    """An ordered replay from a sequence, then live, for ever; a lost consumer or a gap is mended by starting anew.
+
+    A stream that ends before the sequence to go on from is another one of that name: it is read from its start.
+    """
 
     def __init__(
         self, bus: Connection, stream: str, subject: str, *, from_seq: int, since_ns: int | None = None
@@ -186,6 +189,15 @@ class StreamReader:
 
     async def _begin(self) -> None:
         by_time = self._since_ns is not None
+        await self._bus.wait_connected(PULL_EXPIRES_S)
+        if not by_time:
+            last_seq = int((await self._bus.client.jetstream().stream_info(self._stream)).state.last_seq)
+            if self._next_seq > last_seq + 1:
+                log.warning(
+                    "stream %s ends at %d, before %d: it was made anew, and is read from its start",
+                    self._stream, last_seq, self._next_seq,
+                )  # fmt: skip
+                self._next_seq = 1
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_TIME if by_time else DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=None if by_time else self._next_seq,
@@ -195,7 +207,6 @@ class StreamReader:
             inactive_threshold=INACTIVE_S,
             mem_storage=True,
         )
-        await self._bus.wait_connected(PULL_EXPIRES_S)
         made = await self._bus.client.jetstream().add_consumer(self._stream, config)
         self._delivered = 0
         self._pull = _Pull(self._bus, self._stream, made.name)

@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_STREAMS = ("REGISTRY", "REQUESTS", "READINGS", "COMMANDS")
 # Checkpoints after commands may take this share of the time: one in each cycle of 4 s up to 200 ms of writing, which is
 # some 80,000 devices (10,000 take 10 MB and 25 ms); beyond, they are as much rarer.
 _WRITING_FRAC = 0.05
@@ -98,7 +97,7 @@ class _Loop:
         # Outcomes with entries of the event log that no checkpoint holds yet, and those after them: a cycle that is
         # told and then forgotten would be told twice.
         self._held: list[tuple[Unsent, Worth]] = []
-        self.inbox = Inbox(bus, settings.shard, clock, dict.fromkeys(_STREAMS, 0) | carried.positions)
+        self.inbox = Inbox(bus, settings.shard, clock, carried.positions)
         self.outbound = Outbound(bus)
         for message in carried.unsent:
             self.outbound.put(message, Worth.LOG)
@@ -137,18 +136,13 @@ class _Loop:
 
     async def _catch_up(self) -> None:
         """Fold everything that was on the streams when we came, without deciding or sending anything."""
-        ends = {name: await self._end(name) for name in _STREAMS}
+        ends = await self.inbox.ends()
         while True:
             await self.inbox.wait_past(ends)
             await self._in_worker(self._replay, self.inbox.drain())
             if self.inbox.is_past(ends):
                 break
         log.info("caught up", extra={"positions": self.inbox.positions, "n_devices": self._state.n_devices})
-
-    async def _end(self, stream: str) -> int:
-        """Return the sequence of the last message that the stream still holds; 0: it holds none."""
-        first, last = await self._bus.seq_bounds(stream)
-        return last if first <= last else 0
 
     async def _cycle(self) -> bool:
         """Run one cycle and hand out what came of it; return whether it commanded anybody."""

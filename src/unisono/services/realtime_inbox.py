@@ -36,18 +36,23 @@ class Inbox:
 
     def __init__(self, bus: Bus, shard: int, clock: Clock, positions: dict[str, int]) -> None:
         self._bus = bus
-        self._shard = shard
         self._clock = clock
-        self._waiting: dict[str, deque[tuple[int, Any]]] = {name: deque() for name in positions}
+        self._subject_of_stream = {
+            "REGISTRY": subjects.registry(shard),
+            "REQUESTS": subjects.requests(shard),
+            "READINGS": subjects.readings(shard),
+            "COMMANDS": subjects.all_commands(shard),
+        }
+        self._waiting: dict[str, deque[tuple[int, Any]]] = {name: deque() for name in self._subject_of_stream}
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._arrived = asyncio.Event()
-        self.positions = dict(positions)
+        self.positions = dict.fromkeys(self._subject_of_stream, 0) | positions
         self.n_damaged = 0
 
     async def read_readings(self) -> None:
         """Read ``readings.<shard>`` for ever."""
-        async for seq, payload in self._messages("READINGS", subjects.readings(self._shard)):
+        async for seq, payload in self._messages("READINGS"):
             try:
                 batch = decode_incoming(payload)
             except DamagedRecord as damaged:
@@ -57,7 +62,7 @@ class Inbox:
 
     async def read_requests(self) -> None:
         """Read ``requests.<shard>`` for ever."""
-        async for seq, payload in self._messages("REQUESTS", subjects.requests(self._shard)):
+        async for seq, payload in self._messages("REQUESTS"):
             try:
                 self._put("REQUESTS", seq, decode_request(payload))
             except msgspec.DecodeError as damaged:
@@ -65,7 +70,7 @@ class Inbox:
 
     async def read_registry(self) -> None:
         """Read ``registry.<shard>`` for ever."""
-        async for seq, payload in self._messages("REGISTRY", subjects.registry(self._shard)):
+        async for seq, payload in self._messages("REGISTRY"):
             try:
                 self._put("REGISTRY", seq, decode_registry(payload))
             except msgspec.DecodeError as damaged:
@@ -73,11 +78,23 @@ class Inbox:
 
     async def read_commands(self) -> None:
         """Read ``commands.<shard>`` of every owner for ever."""
-        async for seq, payload in self._messages("COMMANDS", subjects.all_commands(self._shard)):
+        async for seq, payload in self._messages("COMMANDS"):
             try:
                 self._put("COMMANDS", seq, CommandFrames.decode(payload))
             except DamagedRecord as damaged:
                 self._refuse("COMMANDS", seq, damaged)
+
+    async def ends(self) -> dict[str, int]:
+        """Return the sequence of the newest message of this shard that each stream still holds; 0: it holds none.
+
+        A position beyond its stream's end is of a stream that was made anew, and begins at 0 again. Raises Unavailable.
+        """
+        ends = {}
+        for stream, subject in self._subject_of_stream.items():
+            ends[stream] = await self._bus.last_seq_of(stream, subject)
+            if self.positions[stream] > await self._bus.last_seq(stream):
+                self.positions[stream] = 0
+        return ends
 
     def drain(self) -> Recorded:
         """Take all that waits and move the positions past it."""
@@ -92,8 +109,9 @@ class Inbox:
             waiting = self._waiting[name]
             while waiting:
                 seq, item = waiting.popleft()
-                items.append(item)
                 self.positions[name] = seq
+                if item is not None:
+                    items.append(item)
         self._has_room.set()
         return taken
 
@@ -107,7 +125,8 @@ class Inbox:
         """Return True if everything up to ``targets`` has been drained."""
         return all(self.positions[name] >= seq for name, seq in targets.items())
 
-    async def _messages(self, stream: str, subject: str) -> AsyncIterator[tuple[int, bytes]]:
+    async def _messages(self, stream: str) -> AsyncIterator[tuple[int, bytes]]:
+        subject = self._subject_of_stream[stream]
         async for seq, payload in self._bus.replay(stream, subject, self.positions[stream] + 1):
             await self._has_room.wait()
             yield seq, payload
@@ -120,8 +139,9 @@ class Inbox:
         self._arrived.set()
 
     def _refuse(self, stream: str, seq: int, damaged: Exception) -> None:
-        """A message that no code of ours wrote: count it, say so, go on."""
+        """A message that no code of ours wrote: count it, say so, go on behind it."""
         self.n_damaged += 1
+        self._put(stream, seq, None)
         log.error("damaged message refused", extra={"stream": stream, "seq": seq, "why": str(damaged)})
 
     def _reached(self, name: str) -> int:
