@@ -86,6 +86,14 @@ def test_a_dispatch_in_force_that_falls_short_is_wrong(
     assert [one.kind for one in found] == [SHORTFALL] * n_wrong
 
 
+def test_a_gateway_that_was_silent_before_a_restart_is_so_until_it_is_heard() -> None:
+    watch = SilenceWatch([1, 7])
+    assert watch.silent({1: 10}, at(0), 60) == {1: 60.0, 7: 60.0}
+    assert watch.silent({1: 10}, at(90), 60) == {1: 90.0, 7: 60.0}
+    assert watch.silent({1: 11, 7: 3}, at(95), 60) == {7: 60.0}
+    assert watch.silent({1: 11, 7: 4}, at(99), 60) == {}
+
+
 def test_a_gateway_is_silent_when_its_count_stands_still() -> None:
     watch = SilenceWatch()
     assert watch.silent({1: 10, 2: 5}, at(0), 60) == {}

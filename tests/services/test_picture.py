@@ -133,7 +133,7 @@ def test_counters_are_summed_over_gateways_by_name() -> None:
         "accepted": 10, "kept": 3
     }  # fmt: skip
     assert picture.ingest_counts(numbers(2, 900))["front", "0"]["accepted"] == 3
-    assert picture.accepted_of_gateway() == {2: 3}
+    assert picture.heard_of_gateway() == {2: 3}
 
 
 def test_what_realtime_sees_again_is_not_accepted_twice() -> None:
@@ -161,7 +161,7 @@ def test_what_a_front_counted_in_former_runs_stays() -> None:
     picture.fold_counters(counters({2: 3, 4: 9}))
     picture.fold_counters(counters({2: 1, 700: 5}, run=2, n_gateways=2))
     picture.fold_counters(counters({2: 3, 4: 9}))
-    assert picture.accepted_of_gateway() == {2: 4, 4: 9, 700: 5}
+    assert picture.heard_of_gateway() == {2: 4, 4: 9, 700: 5}
     assert picture.ingest_counts()["front", "0"]["accepted"] == picture.ingest_totals()["accepted"] == 18
     rows = picture.ingest_of_gateways(numbers(2, 4, 700))
     assert [row and (row["accepted"], row["kept"]) for row in rows] == [(4, 2), (9, 1), (5, 1)]

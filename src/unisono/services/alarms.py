@@ -151,19 +151,26 @@ def conditions_of_dispatches(picture: Picture, settings: AlarmSettings) -> list[
 
 
 class SilenceWatch:
-    """Which gateways have been counted, and since when their counters stand still. Pure."""
+    """Which gateways have been counted, and since when their counters stand still. Pure.
 
-    def __init__(self) -> None:
+    Who was silent before this process began stays so until it is heard.
+    """
+
+    def __init__(self, silent_before: Iterable[int] = ()) -> None:
         self._seen: dict[int, tuple[int, int]] = {}
+        self._unheard = set(silent_before)
 
     def silent(self, counts_of_gateway: Mapping[int, int], monotonic_ns: int, after_s: float) -> dict[int, float]:
         """Return for each gateway_no that says nothing (any more) for how many seconds, given its readings so far."""
         for gateway_no, count in counts_of_gateway.items():
             known = self._seen.get(gateway_no)
+            if known is not None and known[0] != count:
+                self._unheard.discard(gateway_no)
             if known is None or known[0] != count:
                 self._seen[gateway_no] = count, monotonic_ns
         ages_s = {no: (monotonic_ns - at_ns) / NS_PER_S for no, (_, at_ns) in self._seen.items()}
-        return {no: age_s for no, age_s in ages_s.items() if age_s >= after_s}
+        still_s = {no: max(after_s, ages_s.get(no, after_s)) for no in self._unheard}
+        return still_s | {no: age_s for no, age_s in ages_s.items() if age_s >= after_s}
 
 
 class AlarmLoop:
@@ -180,7 +187,10 @@ class AlarmLoop:
         now_ns = self._clock.monotonic_ns()
         with self._database.begin() as connection:
             if not self._has_adopted:
-                self._book.adopt(_open_before(connection), now_ns)
+                open_ones = _open_before(connection)
+                self._book.adopt(open_ones, now_ns)
+                silent_ids = [one.subject_id for one in open_ones if one.kind == GATEWAY_SILENT]
+                self._silence = SilenceWatch(views.gateway_numbers(connection, silent_ids))
                 self._has_adopted = True
             raised, cleared = self._book.look(self._conditions(connection, now_ns), now_ns)
             self._write(connection, raised, cleared)
@@ -210,7 +220,7 @@ class AlarmLoop:
         return found + self._silent_gateways(connection, now_ns)
 
     def _silent_gateways(self, connection: Connection, now_ns: int) -> list[Condition]:
-        counts = self._picture.accepted_of_gateway()
+        counts = self._picture.heard_of_gateway()
         silent = self._silence.silent(counts, now_ns, self._settings.gateway_silent_s)
         return [
             Condition(

@@ -194,15 +194,14 @@ class Picture:
             if progress.dispatch_id == dispatch_id
         )
 
-    def accepted_of_gateway(self) -> dict[int, int]:
-        """Return the readings accepted of each gateway by all fronts, in all runs heard of."""
-        accepted: dict[int, int] = {}
-        for (role, _), counted in self._counted.items():
-            if role != REALTIME:
-                of_gateway = counted.sums[1:, 0]
-                for gateway_no in np.flatnonzero(of_gateway).tolist():
-                    accepted[gateway_no] = accepted.get(gateway_no, 0) + int(of_gateway[gateway_no])
-        return accepted
+    def heard_of_gateway(self) -> dict[int, int]:
+        """Return for each gateway a number that grows with every reading of it; realtime's part outlives restarts."""
+        heard: dict[int, int] = {}
+        for counted in self._counted.values():
+            of_gateway = counted.sums[1:, 0]
+            for gateway_no in np.flatnonzero(of_gateway).tolist():
+                heard[gateway_no] = heard.get(gateway_no, 0) + int(of_gateway[gateway_no])
+        return heard
 
     def ingest_counts(self, gateway_nos: NDArray[np.int32] | None = None) -> dict[tuple[str, str], dict[str, int]]:
         """Return sums over these gateways (None: all) by (role, instance), named as in COUNTER_NAMES."""

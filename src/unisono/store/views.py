@@ -65,6 +65,12 @@ def organisation_ids(connection: Connection) -> list[str]:
     return list(connection.execute(select(ORGANISATION.c.organisation_id)).scalars())
 
 
+def gateway_numbers(connection: Connection, gateway_ids: Sequence[str]) -> list[int]:
+    """Return the numbers of these gateways, for the alarm loop only."""
+    query = select(GATEWAY.c.gateway_no).where(GATEWAY.c.gateway_id.in_(gateway_ids))
+    return list(connection.execute(query).scalars()) if gateway_ids else []
+
+
 def gateways_in_service(connection: Connection, gateway_nos: Sequence[int]) -> Sequence[RowMapping]:
     """Return those of the gateways that are not revoked and carry active devices, for the alarm loop only."""
     query = (
