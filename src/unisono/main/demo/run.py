@@ -34,7 +34,7 @@ LOOK_AT_S: Final = 130.0
 PICTURE_FRAC: Final = 0.95
 PICTURE_TIMEOUT_S: Final = 90.0
 # References are means of what was seen: give them this long at the least.
-PICTURE_MIN_S: Final = 20.0
+PICTURE_MIN_S: Final = 16.0
 # Says that a folder is a demonstration's own, and may be emptied by the next one.
 MARKER: Final = "demonstration"
 
@@ -227,7 +227,7 @@ def _follow(
             record.looked_at_s = at_s
             estimates_w = estimate_by_technology(client)
         _show_progress(client.get(f"/v1/vpp/dispatches/{dispatch['dispatch_id']}"), region, view, at_s)
-        if at_s > EVENT_S + 3.0:
+        if at_s > EVENT_S + 1.5:
             return estimates_w
         time.sleep(1.0)
 
