@@ -81,3 +81,15 @@ def test_a_line_without_a_fact_that_its_technology_needs_is_refused(facts: dict[
 def test_what_stores_nothing_may_be_declared_before_its_power_is_known(asset_type: str) -> None:
     bare = {"partner_reference": "d", "zip": "97214", "asset_type": asset_type}
     assert parse_line(json.dumps(bare).encode()).ratings().power_max_w == 0.0
+
+
+@pytest.mark.parametrize(
+    ("told", "ttl_s"), [({}, 60.0), ({"command_latency_s": 45}, 180.0), ({"command_ttl_s": 30}, 30.0)]
+)
+def test_a_lease_lives_as_long_as_its_renewals_need(told: dict[str, float], ttl_s: float) -> None:
+    assert parse_line(line(**told)).lease()[1] == ttl_s
+
+
+def test_a_lease_that_would_run_out_before_its_renewal_arrives_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"command_ttl_s.*at least 2 times command_latency_s \(45 s\)"):
+        parse_line(line(command_latency_s=45, command_ttl_s=60))

@@ -39,6 +39,12 @@ ControlKind = Literal[
     "power_setpoint", "import_export_limit", "mode", "temperature_offset", "shed_level", "schedule", "release"
 ]
 MICROS_PER_USD: Final = 1_000_000
+# A lease is renewed each third of its life, and a renewal takes as long as a command: below two latencies it would run
+# out on its way, and four leave room for one that is lost.
+LATENCY_S: Final = 1.0
+TTL_S: Final = 60.0
+TTL_LATENCIES: Final = 4.0
+TTL_LATENCIES_MIN: Final = 2.0
 # Those that can be called on for nothing else than to feed in; the others are asked to draw less.
 _FEEDS_IN: Final = frozenset({Technology.PV, Technology.BESS, Technology.CHP})
 _IS_CAR: Final = frozenset({Technology.EV, Technology.EVSE})
@@ -106,7 +112,11 @@ class DeviceFacts(Asked):
         Field(default=None, description="From our sending to its acting; when enrolled without it: 1.")
     )
     command_ttl_s: Annotated[float, BeforeValidator(number), Field(ge=10, le=86_400, allow_inf_nan=False)] | None = (
-        Field(default=None, description="How long a command holds without a renewal; when enrolled without it: 60.")
+        Field(
+            default=None,
+            description="How long a command holds without a renewal, at least twice the latency; when enrolled "
+            "without it: 60, or four latencies if that is more.",
+        )
     )
     merit_usd_per_kwh: Annotated[float, BeforeValidator(number), Field(ge=0, le=1000, allow_inf_nan=False)] | None = (
         Field(default=None, description="When enrolled without it: 0.")
@@ -145,6 +155,19 @@ class DeviceFacts(Asked):
             needed_energy_wh=_told(self.needed_energy_kwh, base.needed_energy_wh, wh_of_kwh),
             events_per_season_max=_or(self.events_per_season_max, base.events_per_season_max),
         )
+
+    def lease_from(self, latency_s: float, ttl_s: float | None) -> tuple[float, float]:
+        """Return how long a command takes and a lease lives: what is told, else what was before.
+
+        ``ttl_s`` None: as long as suits the latency. Raises InvalidInput for a life too short to be renewed.
+        """
+        latency_s = _or(self.command_latency_s, latency_s)
+        suits_s = max(TTL_S, TTL_LATENCIES * latency_s)
+        ttl_s = _or(self.command_ttl_s, suits_s if ttl_s is None else ttl_s)
+        if ttl_s < TTL_LATENCIES_MIN * latency_s:
+            rule = f"must be at least {TTL_LATENCIES_MIN:g} times command_latency_s ({latency_s:g} s)"
+            raise InvalidInput("command_ttl_s", ttl_s, rule)
+        return latency_s, ttl_s
 
     def columns(self) -> dict[str, Any]:
         """Return what else is told, as ``store.enrolment.NewDevice`` names and codes it."""

@@ -80,7 +80,7 @@ def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
         lifecycle=int(Lifecycle[line.lifecycle.upper()]),
         ratings=line.ratings(),
         limits=line.limits(),
-        **line.columns(),
+        **line.columns() | {"command_ttl_s": line.lease()[1]},
     )
 
 

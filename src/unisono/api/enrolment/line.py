@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from unisono.api.enrolment.facts import DeviceFacts, number
+from unisono.api.enrolment.facts import LATENCY_S, DeviceFacts, number
 from unisono.api.problems import broken_of
 from unisono.api.schemas.portfolios import Asset
 from unisono.api.schemas.types import AssetType, LinkName, PowerKw, Text, Zip
@@ -84,7 +84,12 @@ class EnrolmentLine(DeviceFacts):
     def _makes_sense(self) -> Self:
         # Its InvalidInput is none of pydantic's errors and passes through: it names one field already.
         self.check(self.technology, Lifecycle[self.lifecycle.upper()], self.ratings(), self.limits())
+        self.lease()
         return self
+
+    def lease(self) -> tuple[float, float]:
+        """Return how long a command takes and a lease lives, in seconds."""
+        return self.lease_from(LATENCY_S, None)
 
     @property
     def technology(self) -> Technology:

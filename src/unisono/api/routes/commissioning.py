@@ -50,6 +50,7 @@ async def change_device(
         ratings = asked.ratings_from(before.ratings, technology)
         limits = asked.limits_from(before.limits)
         asked.check(technology, Lifecycle(before.lifecycle), ratings, limits)
+        asked.lease_from(before.command_latency_s, before.command_ttl_s)
         secret = secrets.token_urlsafe(32)
         gateway = _gateway(connection, before, asked, secret, now_ns)
         devices.change(
