@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from unisono.base.errors import InvalidInput, Unavailable, UnisonoError
+from unisono.base.errors import InvalidInput, UnisonoError
 from unisono.main.client import ApiClient
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
 from unisono.main.demo.gather import estimate_by_technology, fill_record
@@ -53,6 +53,9 @@ class DemoOptions:
 
 def run(options: DemoOptions, console: Console) -> int:
     """Run it; return 0 only if every check of the verdict is met."""
+    if options.world == "data":
+        # Before anything of the last demonstration goes.
+        trace_folder()
     make_fresh(options.folder)
     plant = PlantProcess(options.folder)
     region: RegionProcess | None = None
@@ -137,10 +140,10 @@ def _region_config(options: DemoOptions, facts: dict[str, Any], key: str) -> dic
 
 
 def trace_folder() -> Path:
-    """Return the folder of recorded traces that UNISONO_DATA names (default ../shared/data); raises Unavailable."""
+    """Return the folder of recorded traces that UNISONO_DATA names (default ../shared/data); raises InvalidInput."""
     folder = Path(os.environ.get("UNISONO_DATA", "../shared/data"))
     if not folder.is_dir():
-        raise Unavailable("the recorded traces", f"{folder} is no folder; set UNISONO_DATA, or use --world default")
+        raise InvalidInput("UNISONO_DATA", str(folder), "must be a folder of recorded traces; or use --world default")
     return folder.absolute()
 
 
