@@ -43,7 +43,6 @@ WRONG = [
     (("up", "--roles", "front,rear"), 2, "--roles = 'rear': must be among historian, realtime, web, front"),
     (("config", "check", "nowhere.toml"), 2, "file = 'nowhere.toml': No such file"),
     (("bench", "speed"), 2, "bench = 'speed': must be one of allocate"),
-    (("events",), 2, "portfolio = '': is needed without --follow"),
     (("status",), 3, "start it with: unisono up"),
     (("keys", "list"), 3, "start it with: unisono up"),
     (("demo", "--world", "flat"), 2, "--world = 'flat': must be default or data"),

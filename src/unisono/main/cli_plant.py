@@ -5,6 +5,8 @@ from __future__ import annotations
 import json as json_text
 import math
 import time
+from collections import deque
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import httpx
@@ -124,19 +126,19 @@ def portfolios(
 
 def events(
     portfolio: Annotated[
-        str, typer.Argument(help="The portfolio whose events are shown (with --follow: optional).")
+        str, typer.Argument(help="The portfolio whose events are shown; left out: all of the organisation's.")
     ] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen, until Ctrl-C.")] = False,
-    limit: Annotated[int, typer.Option(help="Most rows.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Most rows, the newest.", min=1)] = 50,
 ) -> None:
-    """Show what was decided and noticed: the event log, one JSON object a line."""
-    if not portfolio and not follow:
-        raise InvalidInput("portfolio", "", "is needed without --follow")
+    """Show what was decided and noticed: the newest of the event log, one JSON object a line, oldest first."""
     with open_client(load_settings()) as api:
+        rows: Iterable[dict[str, Any]]
         if follow:
             rows = api.stream("/v1/stream/events" + (f"?portfolio_id={portfolio}" if portfolio else ""))
         else:
-            rows = api.pages(f"/v1/vpp/portfolios/{portfolio}/events", limit)
+            path = f"/v1/vpp/portfolios/{portfolio}/events" if portfolio else "/v1/events"
+            rows = deque(api.pages(path), maxlen=limit)
         try:
             for row in rows:
                 print_line(row)
