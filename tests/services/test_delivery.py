@@ -88,7 +88,7 @@ def test_a_setpoint_and_a_renewal_reach_both_kinds_of_gateway(engine: NatsEngine
         assert first.commands[0].no == 31
         assert (second.through_seq, fetched.next) == (5, last_seq)  # type: ignore[union-attr]
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_frames_of_a_lower_epoch_and_expired_ones_are_dropped(engine: NatsEngine) -> None:
@@ -110,7 +110,7 @@ def test_frames_of_a_lower_epoch_and_expired_ones_are_dropped(engine: NatsEngine
         assert delivery.outcomes["old_epoch"] == 2
         assert len(front.held.fetch(3, 0, NOW_NS).frames) == 2
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_restarted_front_still_holds_what_was_not_fetched(engine: NatsEngine) -> None:
@@ -129,7 +129,7 @@ def test_a_restarted_front_still_holds_what_was_not_fetched(engine: NatsEngine) 
                         assert front.held.fetch(3, last_seq, NOW_NS).frames == ()
                         assert front.held.fetch(3, 0, NOW_NS + 31 * S_NS).frames == ()
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 async def until_fetched(bus: Bus, front: Front, cursor: int) -> None:
