@@ -29,7 +29,11 @@ NO_ANSWER_YET: Final = 255
 QUICK_S: Final = 8.0
 # A latency is what is usual; after one and a half of them something is wrong.
 OVERDUE_LATENCIES: Final = 1.5
+# The mean of more than a minute does not tell what was at an instant.
+INSTANT_SPAN_S: Final = 60.0
 _NS: Final = 1e-9
+# Trust codes of devices that are not heard.
+_UNKNOWN, _SILENT = 0, 3
 
 
 @part
@@ -45,6 +49,19 @@ def settle_s(nameplate: Nameplate, picture: Picture, row: int, change_w: float) 
 
 
 @part
+def shows(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, change_w: float) -> bool:
+    """Return whether the present reading came late enough to show the newest command, a change by ``change_w``."""
+    since_s = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS
+    return bool(since_s >= settle_s(nameplate, picture, row, change_w))
+
+
+@part
+def is_heard(picture: Picture, row: int) -> bool:
+    """Return whether anything was ever heard of the device, and lately."""
+    return bool(picture.trust[row] not in (_UNKNOWN, _SILENT))
+
+
+@part
 def answer_s(nameplate: Nameplate, row: int) -> float:
     """Return how long an answer may take before the command is repeated."""
     return max(ANSWER_S, ANSWER_LATENCIES * float(nameplate.latency_s[row]))
@@ -57,10 +74,16 @@ def is_quick(nameplate: Nameplate, row: int) -> bool:
 
 
 @part
+def is_in_time(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether the time to answer the newest command is not over yet."""
+    return bool((mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row))
+
+
+@part
 def is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
     """Return whether an unanswered command may be taken as followed: just sent, to a device that is reached at once."""
     is_open = leases.ack_code[row] == NO_ANSWER_YET and is_quick(nameplate, row)
-    return bool(is_open and (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row))
+    return bool(is_open and is_in_time(nameplate, leases, row, mono_ns))
 
 
 @part
@@ -83,13 +106,19 @@ def arrives_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int, w
 
 
 @part
+def answered_w(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> float:
+    """Return the power that a device accepted last, if it still holds that, else as it is read; NaN: unknown."""
+    if leases.acked_seq[row] >= 0 and is_alive(nameplate, leases, row, mono_ns):
+        return float(leases.acked_w[row])
+    return float(picture.power_w[row])
+
+
+@part
 def _goal_w(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> float:
     """Return the power that a device which holds a lease is on its way to, by the newest answer."""
     if leases.acked_seq[row] == leases.seq[row] or is_on_its_way(nameplate, leases, row, mono_ns):
         return float(leases.setpoint_w[row])
-    if leases.acked_seq[row] >= 0 and is_alive(nameplate, leases, row, mono_ns):
-        return float(leases.acked_w[row])
-    return float(picture.power_w[row])
+    return answered_w(nameplate, picture, leases, row, mono_ns)
 
 
 @column_kernel(types.void(types.int64, types.int64, types.float64, NAMEPLATE, PICTURE, LEASES))
@@ -105,8 +134,7 @@ def expect(n: int, mono_ns: int, cycle_s: float, nameplate: Nameplate, picture: 
         expected_w = leases.expected_w[row]
         if math.isnan(expected_w):
             expected_w = np.float32(0.0) if math.isnan(power_w) else power_w
-        wait_s = settle_s(nameplate, picture, row, leases.setpoint_w[row] - expected_w)
-        if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
+        if shows(nameplate, picture, leases, row, leases.setpoint_w[row] - expected_w):
             leases.expected_w[row] = power_w
             continue
         goal_w = _goal_w(nameplate, picture, leases, row, mono_ns)

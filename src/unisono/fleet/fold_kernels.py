@@ -28,6 +28,7 @@ from unisono.fleet.columns import (
     Picture,
     Slots,
 )
+from unisono.fleet.evidence import INSTANT_SPAN_S
 
 # Counters, as in COUNTER_NAMES.
 _ACCEPTED, _KEPT, _DUPLICATE, _LATE, _OUT_OF_RANGE, _FUTURE, _UNKNOWN, _MALFORMED = range(8)
@@ -44,8 +45,6 @@ RANGE_MARGIN_W: Final = 100.0
 # Windows of the two means.
 MEAN_S: Final = 900.0
 LONG_MEAN_S: Final = 10_800.0
-# The mean of more than this does not tell when a device switched.
-SWITCH_SPAN_S: Final = 60.0
 # Running: above this share of the rating.
 ON_FRAC: Final = 0.1
 _NS: Final = 1e-9
@@ -218,7 +217,7 @@ def _keep(
             else:
                 picture.mean_mono_ns[row] = mono_ns
             _note_behaviour(nameplate, slots, picture, source, row, power_w, mono_ns)
-            if span_s <= SWITCH_SPAN_S:
+            if span_s <= INSTANT_SPAN_S:
                 _note_switch(nameplate, picture, row, power_w, mono_ns)
         slots.power_w[source, row] = power_w
         slots.span_s[source, row] = span_s

@@ -15,7 +15,7 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import I4, LEASES, N_SOURCES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
-from unisono.fleet.evidence import settle_s
+from unisono.fleet.evidence import INSTANT_SPAN_S, settle_s, shows
 
 
 class SuspectReason(IntEnum):
@@ -43,8 +43,6 @@ STALE_PERIODS: Final = 10.0
 # Floors for devices that report faster than a cycle: ours is the slower clock then.
 FRESH_S: Final = 10.0
 STALE_S: Final = 30.0
-# The mean of more than a minute says less of now than any fresh power of an instant, whoever measured it.
-MEAN_S: Final = 60.0
 # Uncertainty of a fresh power, and how it grows with silence towards a third of the rating, in ten minutes or so.
 SD_FRESH_FRAC: Final = 0.01
 SD_SILENT_FRAC: Final = 0.3
@@ -82,7 +80,7 @@ def _best_source(row: int, mono_ns: int, fresh_s: float, slots: Slots) -> int:
             newest, newest_age_s = source, age_s
         if age_s > fresh_s:
             continue
-        if slots.span_s[source, row] <= MEAN_S:
+        if slots.span_s[source, row] <= INSTANT_SPAN_S:
             return source
         if mean == _NO_SOURCE:
             mean = source
@@ -160,9 +158,8 @@ def _is_mirrored(nameplate: Nameplate, picture: Picture, leases: Leases, row: in
         MOVE_MIN_FRAC * nameplate.rating_w[row], MOVE_MIN_W
     ):
         return False
-    wait_s = settle_s(nameplate, picture, row, setpoint_w)
-    is_late_enough = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s
-    return bool(is_late_enough and abs(picture.power_w[row] + setpoint_w) <= MIRRORED_FRAC * abs(setpoint_w))
+    is_opposite = abs(picture.power_w[row] + setpoint_w) <= MIRRORED_FRAC * abs(setpoint_w)
+    return bool(is_opposite and shows(nameplate, picture, leases, row, setpoint_w))
 
 
 @column_kernel(types.int64(types.int64, types.int64, NAMEPLATE, PICTURE, LEASES, _ARRAY_I4))

@@ -9,15 +9,23 @@ from unisono.base.kernel import part
 from unisono.brain.dispatch.members import Members
 from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, Leases, Nameplate, Picture
-from unisono.fleet.evidence import NO_ANSWER_YET, arrives_frac, is_alive, is_on_its_way, is_quick, settle_s
+from unisono.fleet.evidence import (
+    NO_ANSWER_YET,
+    answered_w,
+    arrives_frac,
+    is_alive,
+    is_heard,
+    is_on_its_way,
+    is_quick,
+    shows,
+)
 
 # Variance of a slow device's unanswered command as a share of its square: one in twenty may act and not answer.
 DOUBT_FRAC: Final = 0.05
 # Who gives less than this of what it was told gives what it gives: the rest is asked of others.
 SHORT_FRAC: Final = 0.5
-_NS: Final = 1e-9
-# Trust codes of devices that are not heard.
-_UNKNOWN, _SILENT_TRUST = 0, 3
+# Trust code of devices that are not believed.
+_SUSPECT: Final = 4
 
 
 @part
@@ -39,16 +47,11 @@ def credit_of(
     reference_w = float(members.reference_w[k])
     held_w = float(members.held_w[k])
     record = min(1.0, max(0.0, float(picture.record_frac[row])))
-    trust = picture.trust[row]
-    is_heard = trust not in (_UNKNOWN, _SILENT_TRUST)
-    power_w = float(picture.power_w[row])
     sd_w = float(picture.power_sd_w[row])
-    sent_ns = leases.sent_mono_ns[row]
-    wait_s = settle_s(nameplate, picture, row, held_w)
-    if is_heard and (picture.received_mono_ns[row] - sent_ns) * _NS >= wait_s:
-        return power_w - reference_w, sd_w * sd_w
-    expected_w = float(leases.expected_w[row]) - reference_w
-    if is_heard:
+    if is_heard(picture, row):
+        if shows(nameplate, picture, leases, row, held_w):
+            return float(picture.power_w[row]) - reference_w, sd_w * sd_w
+        expected_w = float(leases.expected_w[row]) - reference_w
         is_answered = leases.acked_seq[row] == leases.seq[row]
         doubt = record * (1.0 - record) if is_answered or is_quick(nameplate, row) else DOUBT_FRAC
         return expected_w, sd_w * sd_w + held_w * held_w * doubt
@@ -75,11 +78,8 @@ def seen_w(
     row = members.row[k]
     if not is_on_its_way(nameplate, leases, row, mono_ns):
         return credit_w
-    reference_w = float(members.reference_w[k])
-    if leases.acked_seq[row] >= 0 and is_alive(nameplate, leases, row, mono_ns):
-        return float(leases.acked_w[row]) - reference_w
-    power_w = float(picture.power_w[row])
-    return 0.0 if math.isnan(power_w) else power_w - reference_w
+    power_w = answered_w(nameplate, picture, leases, row, mono_ns)
+    return 0.0 if math.isnan(power_w) else power_w - float(members.reference_w[k])
 
 
 @part
@@ -89,10 +89,8 @@ def falls_short(
     """Return whether a held member is read to give less than half of what it was told, late enough to show it all."""
     row = members.row[k]
     held_w = float(members.held_w[k])
-    wait_s = settle_s(nameplate, picture, row, held_w)
-    is_late_enough = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s
-    is_heard = picture.trust[row] not in (_UNKNOWN, _SILENT_TRUST)
-    return bool(is_late_enough and is_heard and abs(held_w) > 0.0 and credit_w / held_w < SHORT_FRAC)
+    is_short = abs(held_w) > 0.0 and credit_w / held_w < SHORT_FRAC
+    return bool(is_short and is_heard(picture, row) and shows(nameplate, picture, leases, row, held_w))
 
 
 @part
@@ -102,16 +100,14 @@ def leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, pic
     A car that gave back charges again, a tank that was held off heats: that is part of what the call does.
     """
     row = members.row[k]
-    trust = picture.trust[row]
     change_w = float(leases.setpoint_w[row] - members.reference_w[k])
-    wait_s = settle_s(nameplate, picture, row, change_w)
-    if trust == 4:
+    if picture.trust[row] == _SUSPECT:
         return 0.0
-    if (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS >= wait_s:
+    if shows(nameplate, picture, leases, row, change_w):
         return float(picture.power_w[row] - members.reference_w[k])
     if leases.state[row] == 0:
         return 0.0
-    if trust in (_UNKNOWN, _SILENT_TRUST):
+    if not is_heard(picture, row):
         return change_w if is_alive(nameplate, leases, row, mono_ns) else 0.0
     if is_quick(nameplate, row):
         return 0.0

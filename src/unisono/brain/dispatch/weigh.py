@@ -12,7 +12,7 @@ from unisono.brain.dispatch.credit import count_under_way, credit_of, falls_shor
 from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, PINNED, Members
 from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
-from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, answer_s, is_alive, is_on_its_way, is_quick
+from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, is_alive, is_heard, is_in_time, is_on_its_way, is_quick
 
 # A device is moving when a quarter of its change shows, and has delivered when nine tenths do.
 MOVING_FRAC: Final = 0.25
@@ -22,10 +22,7 @@ WORTH_W: Final = 50.0
 WORTH_FRAC: Final = 0.01
 # Below it the clear-sky ratio says nothing.
 DUSK_W_PER_M2: Final = 20.0
-_NS: Final = 1e-9
 _PV: Final = 1
-# Trust codes of devices that are not heard.
-_UNKNOWN, _SILENT_TRUST = 0, 3
 _F8: Final = types.Array(types.float64, 1, "C")
 
 
@@ -85,20 +82,19 @@ def _mode(
     if leases.wanted_no[row] >= 0:
         # A more urgent dispatch has it.
         return EXCLUDED
-    if trust in (_UNKNOWN, _SILENT_TRUST):
+    is_early = is_in_time(nameplate, leases, row, mono_ns)
+    if not is_heard(picture, row):
         sums[Sum.N_SILENT] += 1.0
-        is_on_its_way = (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row)
-        return PINNED if is_held and (is_alive(nameplate, leases, row, mono_ns) or is_on_its_way) else EXCLUDED
+        return PINNED if is_held and (is_alive(nameplate, leases, row, mono_ns) or is_early) else EXCLUDED
     if trust == 2 and not is_held:
         return EXCLUDED
     is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
-    if is_held and is_slow_and_told and (mono_ns - leases.sent_mono_ns[row]) * _NS < answer_s(nameplate, row):
+    if is_held and is_slow_and_told and is_early:
         # It is not told anew before it has settled: quick ones balance.
         return PINNED
     if is_held and _is_unanswered(nameplate, leases, row, mono_ns):
         # It keeps being told, and what it shows counts; its share goes to others until it answers.
-        is_late = (mono_ns - leases.sent_mono_ns[row]) * _NS >= answer_s(nameplate, row)
-        sums[Sum.N_SILENT] += 1.0 if is_late else 0.0
+        sums[Sum.N_SILENT] += 0.0 if is_early else 1.0
         return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
     hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
     if hold_s <= 0.0:

@@ -9,7 +9,7 @@ that are off are held off as well, so that the sum over many is the sum of their
 device is called first when its recent mean is high, and that is likelier near the end of its run than at its
 start. So the recent mean is drawn half-way to the three-hour mean, once an hour of that has been seen; the half is a
 choice, not a fit: thermal cycles last about an hour, so a quarter-hour's mean keeps about half of its deviation.
-The dispatch lets what is left of a run fade (see `brain.dispatch.members`).
+The dispatch lets what is left of a run fade (see `brain.dispatch.weigh`).
 EVs and chargers run for hours once they run: for them it is the smaller of mean and last value, so that a car which has
 left or is full is credited with nothing.
 """
