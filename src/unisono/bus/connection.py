@@ -15,12 +15,11 @@ import msgspec
 import nats
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from unisono.base.errors import Unavailable
-from unisono.bus.answers import Answers
+from unisono.bus.client import NatsClient
 from unisono.bus.consumers import Durable, StreamReader
 from unisono.bus.subjects import STREAMS, Stream
 
@@ -38,7 +37,7 @@ Answerer = Callable[[bytes], Awaitable[bytes]]
 
 async def connect(url: str, user: str = "", password: str = "", name: str = "unisono", timeout_s: float = 10.0) -> Bus:
     """Return a live connection; raises Unavailable when none is made within ``timeout_s`` or the login is refused."""
-    bus = Bus(Client())
+    bus = Bus(NatsClient())
     with translated("NATS"):
         async with asyncio.timeout(timeout_s):
             await bus.client.connect(
@@ -72,10 +71,9 @@ def translated(what: str) -> Iterator[None]:
 class Bus:
     """What services and the web talk through. Make it with ``connect``; use it from one event loop."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: NatsClient) -> None:
         self.client = client
         self._jetstream = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
-        self._answers = Answers(client)
         self._connected = asyncio.Event()
         self._is_closing = False
         self.back_listeners: set[Callable[[], None]] = set()
@@ -97,7 +95,7 @@ class Bus:
             return
         with translated("NATS"):
             if self.is_connected:
-                await self.client.flush(timeout=2)
+                await self.client.flush(2.0)
             await self.client.close()
 
     async def ensure_streams(self, streams: tuple[Stream, ...] = STREAMS) -> None:
@@ -132,7 +130,7 @@ class Bus:
     async def flush(self, timeout_s: float = 2.0) -> None:
         """Return when the server has taken everything that was published so far."""
         with translated("NATS"):
-            await self.client.flush(timeout=timeout_s)  # type: ignore[arg-type]  # seconds, also fractions
+            await self.client.flush(timeout_s)
 
     async def publish_kept(
         self, subject: str, payload: bytes, message_id: str | None = None, timeout_s: float = PUBLISH_TIMEOUT_S
@@ -145,14 +143,14 @@ class Bus:
         await self.wait_connected(timeout_s)
         headers = None if message_id is None else {"Nats-Msg-Id": message_id}
         with translated(f"stream of {subject}"):
-            answer = await self._answers.ask(subject, payload, timeout_s, headers)
-        return _kept_seq(subject, answer)
+            answer = await self.client.request(subject, payload, timeout_s, headers=headers)
+        return _kept_seq(subject, answer.data)
 
     async def request(self, subject: str, payload: bytes, timeout_s: float = 2.0) -> bytes:
         """Return the answer of whoever serves ``subject``; raises Unavailable when nobody does, or too late."""
         await self.wait_connected(timeout_s)
         with translated(subject):
-            return await self._answers.ask(subject, payload, timeout_s)
+            return bytes((await self.client.request(subject, payload, timeout_s)).data)
 
     async def serve(self, subject: str, answerer: Answerer, queue: str = "") -> Subscribed:
         """Answer each request on ``subject`` with what ``answerer`` returns; of one ``queue`` one server does."""
@@ -177,7 +175,7 @@ class Bus:
     async def _subscribed(self, subject: str, queue: str, on_message: Callable[[Msg], Awaitable[None]]) -> Subscribed:
         subscription = await self.client.subscribe(subject, queue=queue, cb=on_message)
         # A round trip: when it returns, the server has the subscription too.
-        await self.client.flush(timeout=2)
+        await self.client.flush(2.0)
         return Subscribed(subscription)
 
     def replay(

@@ -18,12 +18,12 @@ from typing import Final, Protocol
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from unisono.base.errors import Unavailable
 from unisono.base.instants import NS_PER_S
+from unisono.bus.client import NatsClient
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ RETRY_S: Final = 0.25
 class Connection(Protocol):
     """What reading needs of ``connection.Bus``."""
 
-    client: Client
+    client: NatsClient
     # Called after each reconnection: whatever stood open on the server is lost.
     back_listeners: set[Callable[[], None]]
 
