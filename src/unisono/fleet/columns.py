@@ -131,6 +131,7 @@ class Leases(NamedTuple):
     """What a device was told, what it answered, and how its answer looks in its readings. One row a device."""
 
     state: Annotated[U1, "", 0, "LeaseState"]
+    gateway: Annotated[I4, "", 0, "row of the gateway that its newest command was sent through"]
     dispatch_no: Annotated[I4, "", -1, "dispatch it serves; -1: none"]
     setpoint_w: Annotated[F4, "W", NAN, "newest setpoint sent"]
     reference_w: Annotated[F4, "W", NAN, "its reference in that dispatch"]
@@ -180,6 +181,7 @@ class Gateways(NamedTuple):
     heard_mono_ns: Annotated[I8, "ns", -1, "when anything was last heard"]
     renewed_mono_ns: Annotated[I8, "ns", -1, "when its leases were last renewed (or the first was given)"]
     renewed_seq: Annotated[I8, "", -1, "through which sequence"]
+    left_mono_ns: Annotated[I8, "ns", -1, "when a device that was moved away last had a lease here; -1: never"]
     acked_mono_ns: Annotated[I8, "ns", -1, "when it last acknowledged a renewal"]
     acked_seq: Annotated[I8, "", -1, "through which sequence"]
     newest_command_seq: Annotated[I8, "", -1, "newest sequence sent through it"]

@@ -94,6 +94,18 @@ def is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bo
 
 
 @part
+def is_moved(nameplate: Nameplate, leases: Leases, row: int) -> bool:
+    """Return whether the device belongs to another gateway by now than the one that its lease lives at."""
+    return bool(leases.state[row] != 0 and leases.gateway[row] != nameplate.gateway[row])
+
+
+@part
+def is_used_up(nameplate: Nameplate, leases: Leases, row: int) -> bool:
+    """Return whether its owner lets it be called by no further dispatch in this season."""
+    return bool(leases.n_events[row] >= nameplate.events_per_season_max[row])
+
+
+@part
 def arrives_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int, within_s: float) -> float:
     """Return how likely an unanswered command to a slow device arrives within the next ``within_s``.
 

@@ -8,6 +8,10 @@ A new owner of the shard does not know what the one before it sent last. So, for
 its epoch began, it renews nothing there: its own leases are commanded anew each third of a ttl, and all others run out.
 In its first cycle it tells every lease again under sequences of its own (`take_over`, `tell_again`). The setpoints and
 what is known of them stay: who has answered and still ramps must not be taken for somebody who has not.
+
+A lease lives at the gateway that it was given through. A device that is moved to another gateway is released at the old
+one, and called again only when that is answered or the lease has surely run out. Until then nothing is renewed at the
+old gateway, because a renewal covers every sequence up to its own; its other leases are commanded anew if it lasts.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from unisono.fleet.columns import (
     Nameplate,
     Picture,
 )
-from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, answer_s
+from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, answer_s, is_moved
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
 
@@ -43,6 +47,8 @@ RELEASE_PAUSE_MAX_S: Final = 60.0
 NO_ANSWER_PAUSE_S: Final = 120.0
 # Leases are renewed each third of their ttl: two renewals may be lost before one runs out.
 RENEW_FRAC: Final = 1.0 / 3.0
+# Where renewals are withheld, leases are commanded anew after this part: an answer to a release may take until then.
+ANEW_FRAC: Final = 0.5
 # A device whose next report is overdue by half a period may be cut off.
 REPORT_PERIODS: Final = 1.5
 # A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
@@ -135,7 +141,7 @@ def put_row(
     is_release = leases.state[row] == _RELEASING
     ttl_s = float(nameplate.ttl_s[row])
     outbox.device_no[n] = nameplate.device_no[row]
-    outbox.gateway_no[n] = gateways.gateway_no[nameplate.gateway[row]]
+    outbox.gateway_no[n] = gateways.gateway_no[leases.gateway[row]]
     outbox.dispatch_no[n] = leases.dispatch_no[row]
     outbox.seq[n] = leases.seq[row]
     outbox.kind[n] = _RELEASE_KIND if is_release else nameplate.control_kind[row]
@@ -151,7 +157,7 @@ def put_row(
 def give_sequence(
     row: int, seq: int, mono_ns: int, now_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways
 ) -> None:
-    """Give the row's command its sequence and instants."""
+    """Give the row's command its sequence and instants; it goes through the lease's gateway."""
     leases.seq[row] = seq
     leases.former_seq[row] = -1
     leases.sent_mono_ns[row] = mono_ns
@@ -159,7 +165,7 @@ def give_sequence(
     leases.n_resent[row] = 0
     leases.ack_code[row] = NO_ANSWER_YET
     leases.expires_ns[row] = now_ns + np.int64(nameplate.ttl_s[row] * 1e9)
-    gateways.newest_command_seq[nameplate.gateway[row]] = seq
+    gateways.newest_command_seq[leases.gateway[row]] = seq
 
 
 @part
@@ -205,37 +211,50 @@ def _let_go(row: int, mono_ns: int, leases: Leases) -> bool:
 
 @part
 def _needs_command(
-    row: int, mono_ns: int, is_first_ttl: bool, nameplate: Nameplate, picture: Picture, leases: Leases
+    row: int,
+    mono_ns: int,
+    is_first_ttl: bool,
+    nameplate: Nameplate,
+    picture: Picture,
+    leases: Leases,
+    gateways: Gateways,
 ) -> bool:
     """Return whether a wanted device has to be told something new."""
     if leases.state[row] != _HELD or leases.wanted_w[row] != leases.setpoint_w[row]:
         return True
     ttl_s = float(nameplate.ttl_s[row])
-    if is_first_ttl and (mono_ns - leases.sent_mono_ns[row]) * _NS >= RENEW_FRAC * ttl_s:
+    since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
+    if is_first_ttl and since_s >= RENEW_FRAC * ttl_s:
+        return True
+    renewed_ns = gateways.renewed_mono_ns[leases.gateway[row]]
+    is_withheld = gateways.left_mono_ns[leases.gateway[row]] > renewed_ns
+    if is_withheld and min(since_s, (mono_ns - renewed_ns) * _NS) >= ANEW_FRAC * ttl_s:
         return True
     heard_ns = leases.heard_mono_ns[row]
     has_run_out = heard_ns >= 0 and (mono_ns - heard_ns) * _NS >= ttl_s
     # Told again when it can hear: a silent device is told once it speaks.
     can_hear = picture.trust[row] == 1 or picture.trust[row] == 2
-    return bool(has_run_out and can_hear and (mono_ns - leases.sent_mono_ns[row]) * _NS >= ttl_s)
+    return bool(has_run_out and can_hear and since_s >= ttl_s)
 
 
 @part
 def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, gateways: Gateways) -> bool:
     """Return whether an unanswered command is due again; gives a release up once nothing can hold its lease."""
-    if leases.ack_code[row] != NO_ANSWER_YET:
-        return False
     pause_s = answer_s(nameplate, row)
     if leases.state[row] == _RELEASING:
         pause_s = max(pause_s, min(RELEASE_PAUSE_MAX_S, pause_s * 2.0 ** min(leases.n_resent[row], 10)))
-        renewed_ns = max(gateways.renewed_mono_ns[nameplate.gateway[row]], leases.sent_mono_ns[row])
-        if (mono_ns - renewed_ns) * _NS > nameplate.ttl_s[row] + pause_s:
+        gateway = leases.gateway[row]
+        renewed_ns = max(gateways.renewed_mono_ns[gateway], leases.sent_mono_ns[row])
+        # The ttl of who was moved away may have been changed as well.
+        ttl_s = gateways.ttl_max_s[gateway] if is_moved(nameplate, leases, row) else nameplate.ttl_s[row]
+        if (mono_ns - renewed_ns) * _NS > ttl_s + pause_s:
             leases.state[row] = _NONE
             return False
     elif leases.n_resent[row] >= 2 and leases.move_mono_ns[row] < 0:
         # It never answers, but it is seen to do what it was told.
         return False
-    return bool((mono_ns - leases.resent_mono_ns[row]) * _NS >= pause_s)
+    is_open = leases.ack_code[row] == NO_ANSWER_YET
+    return bool(is_open and (mono_ns - leases.resent_mono_ns[row]) * _NS >= pause_s)
 
 
 @part
@@ -246,7 +265,7 @@ def _note_renewal(
 
     Behind the gateway the device itself may have dropped out: beyond its next report the answer is no evidence of it.
     """
-    gateway = nameplate.gateway[row]
+    gateway = leases.gateway[row]
     due_ns = picture.received_mono_ns[row] + np.int64(REPORT_PERIODS * nameplate.period_s[row] * 1e9)
     answered_ns = min(gateways.acked_mono_ns[gateway], due_ns)
     heard_ns = leases.heard_mono_ns[row]
@@ -271,7 +290,8 @@ def _renew(
             continue
         if gateways.renewed_mono_ns[gateway] < 0:
             gateways.renewed_mono_ns[gateway] = mono_ns
-        if gateway == 0 or (mono_ns - epoch_mono_ns) * _NS < gateways.ttl_max_s[gateway]:
+        is_left = gateways.left_mono_ns[gateway] == mono_ns
+        if gateway == 0 or is_left or (mono_ns - epoch_mono_ns) * _NS < gateways.ttl_max_s[gateway]:
             continue
         if (mono_ns - gateways.renewed_mono_ns[gateway]) * _NS < RENEW_FRAC * ttl_s:
             continue
@@ -326,13 +346,15 @@ def _send(
         is_wanted = leases.wanted_no[row] >= 0
         if not is_wanted and leases.state[row] == _NONE:
             continue
-        gateway = nameplate.gateway[row]
+        if leases.state[row] == _NONE:
+            leases.gateway[row] = nameplate.gateway[row]
+        gateway = leases.gateway[row]
         is_first_ttl = gateway == 0 or (mono_ns - epoch_mono_ns) * _NS < gateways.ttl_max_s[gateway]
         if leases.state[row] == _HELD:
             _note_renewal(row, now_ns, mono_ns, nameplate, picture, leases, gateways)
         is_told = False
-        if is_wanted:
-            is_told = _needs_command(row, mono_ns, is_first_ttl, nameplate, picture, leases)
+        if is_wanted and not is_moved(nameplate, leases, row):
+            is_told = _needs_command(row, mono_ns, is_first_ttl, nameplate, picture, leases, gateways)
             if is_told:
                 take(row, mono_ns, picture, leases)
             leases.dispatch_no[row] = leases.wanted_no[row]
@@ -347,6 +369,8 @@ def _send(
             leases.resent_mono_ns[row] = mono_ns
             leases.n_resent[row] += 1
             n = put_row(n, row, now_ns, nameplate, picture, leases, gateways, outbox)
+        if is_moved(nameplate, leases, row):
+            gateways.left_mono_ns[gateway] = mono_ns
         if leases.state[row] == _HELD:
             gateways.ttl_min_s[gateway] = min(gateways.ttl_min_s[gateway], nameplate.ttl_s[row])
         leases.wanted_no[row] = -1

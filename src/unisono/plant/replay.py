@@ -88,6 +88,7 @@ def fold_frames(state: PlantState, frames: CommandFrames, now_ns: int, monotonic
     references_w, setpoints_w = _references_and_setpoints(state, frames, rows, active_of_no)
     told = Told(
         row=rows,
+        gateway=_gateways(table.gateway_of_no, frames.gateway_no),
         seq=frames.seq.astype(np.int64),
         kind=frames.kind.astype(np.uint8),
         dispatch_no=frames.dispatch_no.astype(np.int32),
@@ -153,6 +154,12 @@ def _rows(row_of_device: I4, device_no: I4) -> I4:
     is_known = (device_no >= 0) & (device_no < row_of_device.size)
     rows[is_known] = row_of_device[device_no[is_known]]
     return rows
+
+
+def _gateways(gateway_of_no: dict[int, int], gateway_no: I4) -> I4:
+    """Return the rows of the gateways; 0 for strangers."""
+    numbers, index = np.unique(gateway_no, return_inverse=True)
+    return np.array([gateway_of_no.get(no, 0) for no in numbers.tolist()], np.int32)[index]
 
 
 def _references_and_setpoints(

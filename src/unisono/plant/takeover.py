@@ -33,9 +33,10 @@ _RELEASE_KIND: Final = int(CommandKind.RELEASE)
 
 
 class Told(NamedTuple):
-    """Rows of a dead owner's command frames in the fleet's own words; ``row`` -1: no device of ours."""
+    """Rows of a dead owner's command frames in the fleet's own words; ``row`` -1 and ``gateway`` 0: none of ours."""
 
     row: I4
+    gateway: I4
     seq: I8
     kind: U1
     dispatch_no: I4
@@ -44,7 +45,7 @@ class Told(NamedTuple):
 
 
 def _told(n: int) -> Told:
-    return Told(*(np.zeros(n, dtype) for dtype in ("i4", "i8", "u1", "i4", "f4", "f4")))
+    return Told(*(np.zeros(n, dtype) for dtype in ("i4", "i4", "i8", "u1", "i4", "f4", "f4")))
 
 
 _TOLD: Final = type_of(_told(0))
@@ -79,7 +80,7 @@ def take_over(table: FleetTable, next_seq: int, mono_ns: int) -> tuple[I4, I8]:
     leases.former_seq[rows] = leases.seq[rows]
     leases.seq[rows] = seqs
     leases.resent_mono_ns[rows] = mono_ns
-    np.maximum.at(gateways.newest_command_seq, table.nameplate.gateway[rows], seqs)
+    np.maximum.at(gateways.newest_command_seq, leases.gateway[rows], seqs)
     return rows, seqs
 
 
@@ -107,6 +108,7 @@ def _fold_told(
             leases.resent_mono_ns[row] = mono_ns
             leases.n_resent[row] += 1
             continue
+        leases.gateway[row] = told.gateway[k]
         if told.kind[k] == _RELEASE_KIND:
             leases.move_mono_ns[row] = -1
             leases.state[row] = _RELEASING

@@ -12,7 +12,17 @@ from unisono.brain.dispatch.credit import count_under_way, credit_of, falls_shor
 from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, PINNED, Members
 from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
-from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, is_alive, is_heard, is_in_time, is_on_its_way, is_quick
+from unisono.fleet.evidence import (
+    NO_ANSWER_YET,
+    RESENT_MAX,
+    is_alive,
+    is_heard,
+    is_in_time,
+    is_moved,
+    is_on_its_way,
+    is_quick,
+    is_used_up,
+)
 
 # A device is moving when a quarter of its change shows, and has delivered when nine tenths do.
 MOVING_FRAC: Final = 0.25
@@ -77,7 +87,10 @@ def _mode(
     if mono_ns < leases.refused_until_mono_ns[row]:
         sums[Sum.N_REFUSED] += 1.0
         return EXCLUDED
-    if leases.n_events[row] >= nameplate.events_per_season_max[row] and leases.event_no[row] != dispatch_no:
+    if is_moved(nameplate, leases, row):
+        # It is released at the gateway that it was moved away from.
+        return EXCLUDED
+    if is_used_up(nameplate, leases, row) and leases.event_no[row] != dispatch_no:
         return EXCLUDED
     if leases.wanted_no[row] >= 0:
         # A more urgent dispatch has it.
