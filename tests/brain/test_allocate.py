@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.fleet.builders import record, table_of
-from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair
+from unisono.brain.dispatch.allocate import merit_order, pro_rata, snap, soc_fair
 from unisono.brain.dispatch.members import FREE, Members, new_members
+from unisono.brain.dispatch.repair import JUMPERS_MAX, repair
 from unisono.fleet.table import FleetTable
 from unisono.model.ratings import Ratings
 
@@ -19,7 +20,20 @@ MEMBER = st.tuples(
     st.floats(0.0625, 0.9375, width=32),
     st.sampled_from([0, 1, 1, 1]),
 )
-FLEET = st.lists(MEMBER, min_size=1, max_size=12)
+FLEET = st.lists(MEMBER, min_size=1, max_size=JUMPERS_MAX)
+# The same with jumps that are large beside the need: all of them FREE.
+JUMPING = st.lists(
+    st.tuples(
+        st.sampled_from([2000.0, 20_000.0, 25_000.0, 40_000.0]),
+        st.integers(0, 5),
+        st.booleans(),
+        st.sampled_from([0.0, 2000.0, 20_000.0]),
+        st.floats(0.0625, 0.9375, width=32),
+        st.just(1),
+    ),
+    min_size=1,
+    max_size=JUMPERS_MAX,
+)
 
 
 def build(fleet: list, *, all_smooth: bool = False, all_free: bool = False) -> tuple[FleetTable, Members]:
@@ -39,6 +53,43 @@ def build(fleet: list, *, all_smooth: bool = False, all_free: bool = False) -> t
     members.mode[:] = [FREE if all_free else m[5] for m in fleet]
     table.picture.soc_frac[: len(fleet)] = [m[4] for m in fleet]
     return table, members
+
+
+def shared_out(need_w: float, sign: int, policy: str, table: FleetTable, members: Members) -> float:
+    """Share the need out as the plant does; return what is left."""
+    if policy == "merit_order":
+        merit_order(need_w, members, table.nameplate)
+    elif policy == "pro_rata":
+        pro_rata(need_w, members, table.nameplate)
+    else:
+        soc_fair(need_w, sign, members, table.nameplate, table.picture)
+    snap(sign, members, table.nameplate)
+    return repair(sign, need_w, members, table.nameplate)
+
+
+def jumps_of(table: FleetTable, members: Members) -> list[tuple[float, float]]:
+    """Return the least and the most that each member gives when it gives anything."""
+    return [
+        (0.0 if row_least_w == 0.0 and not is_on_off else reach_w if is_on_off else min(row_least_w, reach_w), reach_w)
+        for reach_w, row_least_w, is_on_off, mode in zip(
+            members.reach_w.tolist(),
+            table.nameplate.power_step_min_w.tolist(),
+            table.nameplate.is_on_off.tolist(),
+            members.mode.tolist(),
+            strict=False,
+        )
+        if mode == FREE and reach_w > 0.0
+    ]
+
+
+def slow_nearest(need_w: float, devices: list[tuple[float, float]]) -> float:
+    """Return how near any choice of who runs comes to the need: every subset of those who jump is tried."""
+    smooth_w = sum(most for least, most in devices if least == 0.0)
+    spans = {(0.0, smooth_w)}
+    for least, most in devices:
+        if least > 0.0:
+            spans |= {(low + least, high + most) for low, high in spans}
+    return min(max(low - need_w, need_w - high, 0.0) for low, high in spans)
 
 
 def slow_merit_order(need_w: float, fleet: list) -> list[float]:
@@ -90,14 +141,7 @@ def test_soc_fair_levels_the_stores(fleet: list, need_w: float, sign: int) -> No
 def test_no_policy_breaks_a_device_and_all_come_close(fleet: list, need_w: float, policy: str, sign: int) -> None:
     table, members = build(fleet)
     members.reach_w[members.reach_w < 1500.0] = 0.0
-    if policy == "merit_order":
-        merit_order(need_w, members, table.nameplate)
-    elif policy == "pro_rata":
-        pro_rata(need_w, members, table.nameplate)
-    else:
-        soc_fair(need_w, sign, members, table.nameplate, table.picture)
-    snap(sign, members, table.nameplate)
-    left_w = repair(sign, need_w, members, table.nameplate)
+    left_w = shared_out(need_w, sign, policy, table, members)
     n = len(fleet)
     share_w, reach_w = members.share_w, members.reach_w
     assert (share_w[members.mode != FREE] == 0.0).all()
@@ -107,10 +151,43 @@ def test_no_policy_breaks_a_device_and_all_come_close(fleet: list, need_w: float
     assert np.isin(share_w[is_on_off], np.append(reach_w[is_on_off], 0.0)).all()
     least_w = table.nameplate.power_step_min_w[:n]
     assert ((share_w == 0.0) | (share_w >= least_w - 0.01) | is_on_off).all()
-    free_w = float(reach_w[members.mode == FREE].astype(float).sum())
-    # What can't be matched is less than the coarsest device, or there is no more to give.
-    assert abs(left_w) <= 5000.0 or left_w == pytest.approx(need_w - free_w, abs=1.0)
     assert left_w == pytest.approx(need_w - share_w.astype(float).sum(), abs=0.1)
+    assert abs(left_w) <= slow_nearest(need_w, jumps_of(table, members)) + 1.0
+
+
+@given(JUMPING, st.floats(0, 150_000), st.sampled_from(["merit_order", "pro_rata", "soc_fair"]))
+def test_no_way_in_which_devices_can_jump_comes_nearer(fleet: list, need_w: float, policy: str) -> None:
+    table, members = build(fleet)
+    left_w = shared_out(need_w, 1, policy, table, members)
+    assert abs(left_w) <= slow_nearest(need_w, jumps_of(table, members)) + 1.0
+
+
+@pytest.mark.parametrize("policy", ["merit_order", "pro_rata", "soc_fair"])
+def test_small_devices_make_up_what_the_least_power_of_large_ones_can_not(policy: str) -> None:
+    plants = [(40_000.0, 1, False, 20_000.0, 0.5, 1)] * 2
+    small = [(2000.0, 2, False, 0.0, 0.5, 1)] * 6
+    table, members = build(plants + small)
+    assert shared_out(30_000.0, 1, policy, table, members) == pytest.approx(0.0, abs=0.5)
+    switched = [(20_000.0, 1, True, 0.0, 0.5, 1)] * 2
+    table, members = build(switched + small)
+    assert shared_out(30_000.0, 1, policy, table, members) == pytest.approx(0.0, abs=0.5)
+
+
+def test_a_running_device_is_not_switched_off_for_a_little_less() -> None:
+    table, members = build([(20_000.0, 1, True, 0.0, 0.5, 1)] + [(2000.0, 2, False, 0.0, 0.5, 1)] * 10)
+    members.held_w[0] = 20_000.0
+    left_w = shared_out(19_000.0, 1, "merit_order", table, members)
+    assert members.share_w[0] == 20_000.0
+    assert left_w == -1000.0
+    assert shared_out(14_000.0, 1, "merit_order", table, members) == pytest.approx(0.0, abs=0.5)
+    assert members.share_w[0] == 0.0
+
+
+def test_of_a_large_fleet_with_least_powers_nothing_is_left_over() -> None:
+    fleet = [(20_000.0 + k % 7 * 1000.0, k % 5, k % 3 == 0, 15_000.0, 0.5, 1) for k in range(3000)]
+    for policy in ("merit_order", "pro_rata", "soc_fair"):
+        table, members = build(fleet)
+        assert abs(shared_out(21_234_567.0, 1, policy, table, members)) < 2.0
 
 
 def test_ties_in_merit_go_to_the_older_device() -> None:

@@ -98,7 +98,7 @@ def _switch_in_order(goal_w: float, members: Members, nameplate: Nameplate) -> f
 
 
 @part
-def _allowed_share(share_w: float, sign: int, k: int, members: Members, nameplate: Nameplate) -> float:
+def allowed_share(share_w: float, sign: int, k: int, members: Members, nameplate: Nameplate) -> float:
     """Return the nearest share that the device can run at: not between 0 W and its least power."""
     row = members.row[k]
     least_w = float(nameplate.power_step_min_w[row])
@@ -212,41 +212,7 @@ def snap(sign: int, members: Members, nameplate: Nameplate) -> None:
     for k in range(members.row.size):
         if members.mode[k] != FREE or members.share_w[k] <= 0.0:
             continue
-        members.share_w[k] = _allowed_share(float(members.share_w[k]), sign, k, members, nameplate)
-
-
-@column_kernel(types.float64(types.int64, types.float64, MEMBERS, NAMEPLATE))
-def repair(sign: int, need_w: float, members: Members, nameplate: Nameplate) -> float:
-    """Bring the sum of shares to ``need_w`` with the continuous members, cheapest first; return what is still missing.
-
-    What only on-off devices could add is added if that comes nearer than leaving it out.
-    """
-    given_w = 0.0
-    for k in range(members.row.size):
-        if members.mode[k] == FREE:
-            given_w += members.share_w[k]
-    left_w = need_w - given_w
-    n = members.order.size
-    for j in range(n):
-        # Too much is taken back from the dearest, too little is asked of the cheapest.
-        k = members.order[j] if left_w > 0.0 else members.order[n - 1 - j]
-        if abs(left_w) < 0.5:
-            break
-        if members.mode[k] != FREE or nameplate.is_on_off[members.row[k]] == 1 or members.reach_w[k] <= 0.0:
-            continue
-        before_w = float(members.share_w[k])
-        wished_w = min(max(before_w + left_w, 0.0), float(members.reach_w[k]))
-        allowed_w = _allowed_share(wished_w, sign, k, members, nameplate)
-        if abs(left_w - (allowed_w - before_w)) < abs(left_w):
-            members.share_w[k] = allowed_w
-            left_w -= allowed_w - before_w
-    for j in range(n):
-        k = members.order[j]
-        is_idle = members.mode[k] == FREE and members.share_w[k] == 0.0 and members.reach_w[k] > 0.0
-        if is_idle and nameplate.is_on_off[members.row[k]] == 1 and left_w > 0.5 * members.reach_w[k]:
-            members.share_w[k] = members.reach_w[k]
-            left_w -= members.reach_w[k]
-    return left_w
+        members.share_w[k] = allowed_share(float(members.share_w[k]), sign, k, members, nameplate)
 
 
 @column_kernel(

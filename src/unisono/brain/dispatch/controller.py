@@ -19,10 +19,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from unisono.base.instants import NS_PER_S
-from unisono.brain.dispatch.allocate import merit_order, pro_rata, repair, snap, soc_fair, want
+from unisono.brain.dispatch.allocate import merit_order, pro_rata, snap, soc_fair, want
 from unisono.brain.dispatch.members import Members
 from unisono.brain.dispatch.pace import UNDER_WAY_FRAC, call_waiting, given_later_w, hold_back, keep_slow
 from unisono.brain.dispatch.profile import profile_w, ramp_frac, steering_frac
+from unisono.brain.dispatch.repair import repair
 from unisono.brain.dispatch.sums import Sum
 from unisono.brain.dispatch.weigh import weigh
 from unisono.fleet.columns import F8
