@@ -36,8 +36,12 @@ ACTIVE: Final = "active"
 COMPLETED: Final = "completed"
 CANCELLED: Final = "cancelled"
 
-# A shortfall is one when it lasts two cycles and is above a twentieth of the target; it ends below half of that.
+# A shortfall is one when it lasts two cycles and is above a twentieth of the target; it ends below half of that. While
+# little or nothing is asked for it must also be above a fiftieth of the most that the call asks for (references err by
+# half of that, COMMON_SD_FRAC) and above 100 W (twice the dead-band).
 SHORT_FRAC: Final = 0.05
+SHORT_LARGEST_FRAC: Final = 0.02
+SHORT_MIN_W: Final = 100.0
 SHORT_CYCLES: Final = 2
 # References and liars err together: root mean square of estimate less truth over 18 rehearsed calls of 3 to 30 min
 # (six seeds, three hours, up and down) was 1.06 % of what was delivered, ten times what independent devices explain.
@@ -156,7 +160,8 @@ def delivered_sd_w(active: ActiveDispatch) -> float:
 
 def note_shortfall(active: ActiveDispatch, steered: Steered, now_ns: int) -> str:
     """Follow the shortfall; return "begins", "ends" or "" for this cycle."""
-    significant_w = SHORT_FRAC * max(abs(steered.target_w), 1.0)
+    largest_w = max(abs(_change_of_w(active, point.power_w)) for point in active.spec.targets)
+    significant_w = max(SHORT_FRAC * abs(steered.target_w), SHORT_LARGEST_FRAC * largest_w, SHORT_MIN_W)
     active.largest_shortfall_w = max(active.largest_shortfall_w, steered.shortfall_w if steered.is_holding else 0.0)
     if active.is_short:
         if steered.shortfall_w < 0.5 * significant_w or not steered.is_holding:
