@@ -108,7 +108,7 @@ def _turn(state: PlantState, active: ActiveDispatch, now_ns: int) -> None:
             "targeted_wh": round(active.targeted_wh),
             "largest_shortfall_w": round(active.largest_shortfall_w),
         }
-        state.pending_log.append(log_entry(active, COMPLETED_KIND, now_ns, body))
+        state.pending_log.append(log_entry(state, active, COMPLETED_KIND, now_ns, body))
     elif active.state == SCHEDULED and now_ns >= spec.start_ns:
         active.state = ACTIVE
         is_old = now_ns - active.frozen_ns > state.config.reference_age_max_s * NS_PER_S
@@ -117,7 +117,7 @@ def _turn(state: PlantState, active: ActiveDispatch, now_ns: int) -> None:
             active.frozen_ns = now_ns
             active.fleet_version = state.fleet.version
         body = {"n_members": int(active.members.row.size), "references_frozen_ns": active.frozen_ns}
-        state.pending_log.append(log_entry(active, ACTIVATED, now_ns, body))
+        state.pending_log.append(log_entry(state, active, ACTIVATED, now_ns, body))
     elif active.state == ACTIVE and now_ns < spec.start_ns:
         # A revision moved the start into the future: let go until then.
         active.state = SCHEDULED
@@ -138,7 +138,7 @@ def _account(state: PlantState, active: ActiveDispatch, steered: Steered, now_ns
     }
     if turn == "begins":
         body["nobody_left_for_w"] = max(0, round(steered.left_w))
-        state.pending_log.append(log_entry(active, SHORTFALL_BEGINS, now_ns, body))
+        state.pending_log.append(log_entry(state, active, SHORTFALL_BEGINS, now_ns, body))
     else:
         body["lasted_s"] = round((now_ns - active.short_since_ns) / NS_PER_S, 3)
-        state.pending_log.append(log_entry(active, SHORTFALL_ENDS, now_ns, body))
+        state.pending_log.append(log_entry(state, active, SHORTFALL_ENDS, now_ns, body))

@@ -67,7 +67,9 @@ def refreshed(state: PlantState, active: ActiveDispatch) -> None:
         active.fleet_version = state.fleet.version
 
 
-def log_entry(active_or_spec: ActiveDispatch | Dispatch, kind: str, now_ns: int, body: dict[str, object]) -> LogEntry:
+def log_entry(
+    state: PlantState, active_or_spec: ActiveDispatch | Dispatch, kind: str, now_ns: int, body: dict[str, object]
+) -> LogEntry:
     """Return a log entry about a dispatch."""
     spec = active_or_spec.spec if isinstance(active_or_spec, ActiveDispatch) else active_or_spec
     return LogEntry(
@@ -76,7 +78,7 @@ def log_entry(active_or_spec: ActiveDispatch | Dispatch, kind: str, now_ns: int,
         organisation_id=spec.organisation_id,
         portfolio_id=spec.portfolio_id,
         subject_id=spec.dispatch_id,
-        body={"revision": spec.revision, **body},
+        body={"shard": state.shard, "revision": spec.revision, **body},
     )
 
 
@@ -105,7 +107,7 @@ def _fold_dispatch(state: PlantState, spec: Dispatch, now_ns: int) -> None:
             raise InvalidInput("end_ns", spec.end_ns, "must be in the future")
     except InvalidInput as wrong:
         body: dict[str, object] = {"field": wrong.field, "value": str(wrong.value), "rule": wrong.rule}
-        state.pending_log.append(log_entry(spec, REFUSED, now_ns, body))
+        state.pending_log.append(log_entry(state, spec, REFUSED, now_ns, body))
         if active is None and spec.dispatch_id not in state.ended:
             _close_unseen(state, spec, now_ns)
         return
@@ -123,6 +125,7 @@ def _accept(state: PlantState, spec: Dispatch, now_ns: int) -> None:
     methods = {method.name.lower(): int((members.method == method).sum()) for method in ReferenceMethod}
     state.pending_log.append(
         log_entry(
+            state,
             active,
             ACCEPTED,
             now_ns,
@@ -169,7 +172,7 @@ def _revise(state: PlantState, active: ActiveDispatch, spec: Dispatch, now_ns: i
         "target_w": [[point.start_ns, point.power_w] for point in spec.targets],
         "in_force_after_s": max(0.0, (spec.start_ns - now_ns) / NS_PER_S),
     }
-    state.pending_log.append(log_entry(active, REVISED, now_ns, body))
+    state.pending_log.append(log_entry(state, active, REVISED, now_ns, body))
 
 
 def _cancel(state: PlantState, active: ActiveDispatch | None, spec: Dispatch, now_ns: int) -> None:
@@ -179,12 +182,12 @@ def _cancel(state: PlantState, active: ActiveDispatch | None, spec: Dispatch, no
         is_new = spec.dispatch_id not in state.ended
         remember(state, spec.dispatch_id, spec.revision, ended_as)
         if is_new:
-            state.pending_log.append(log_entry(spec, CANCELLED_KIND, now_ns, {"was": "unknown"}))
+            state.pending_log.append(log_entry(state, spec, CANCELLED_KIND, now_ns, {"was": "unknown"}))
         return
     body: dict[str, object] = {"was": active.state}
     active.spec = spec if spec.targets else _with_revision(active.spec, spec.revision)
     active.state = CANCELLED
-    state.pending_log.append(log_entry(active, CANCELLED_KIND, now_ns, body))
+    state.pending_log.append(log_entry(state, active, CANCELLED_KIND, now_ns, body))
 
 
 def _with_revision(spec: Dispatch, revision: int) -> Dispatch:
@@ -206,6 +209,11 @@ def _fold_opt_out(state: PlantState, request: OptOutChange, now_ns: int) -> None
             kind=OPT_OUT_WITHDRAWN if is_known else OPTED_OUT,
             organisation_id=table.organisation_ids[row],
             subject_id=table.device_ids[row],
-            body={"start_ns": request.start_ns, "end_ns": request.end_ns, "reason": request.reason},
+            body={
+                "request_id": request.request_id,
+                "start_ns": request.start_ns,
+                "end_ns": request.end_ns,
+                "reason": request.reason,
+            },
         )
     )

@@ -190,7 +190,9 @@ def _frames(state: PlantState, now_ns: int, mono_ns: int, *, is_new_owner: bool)
 
 
 def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
+    """Return the entry; its lease, or without one its newest reading, tells this suspicion from others."""
     table = state.fleet
+    is_held = table.leases.state[row] == LeaseState.HELD
     return LogEntry(
         at_ns=now_ns,
         kind=SUSPECTED,
@@ -199,6 +201,8 @@ def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
         body={
             "reason": SuspectReason(int(table.picture.suspect_code[row])).name.lower(),
             "power_w": float(table.picture.power_w[row]),
+            "lease_seq": int(table.leases.seq[row]) if is_held else None,
+            "measured_ns": None if is_held else int(table.slots.measured_ns[:, row].max()),
             "setpoint_w": None if np.isnan(table.leases.setpoint_w[row]) else float(table.leases.setpoint_w[row]),
         },
     )

@@ -21,6 +21,7 @@ from unisono.bus.consumers import Durable, KeptMessage
 from unisono.model.totals import OutcomeBatch
 from unisono.services.historian import position_name
 from unisono.services.pace import Backoff
+from unisono.services.told_once import news
 from unisono.store import dispatches, event_log, positions
 from unisono.store.database import Database
 
@@ -131,8 +132,9 @@ class Recorder:
                     self.counters.n_repeated += 1
                     continue
                 self.counters.n_cycles += dispatches.record_progress(connection, batch.progress)
-                event_log.append(connection, batch.log)
-                self.counters.n_entries += len(batch.log)
+                new = news(connection, batch.log)
+                event_log.append(connection, new)
+                self.counters.n_entries += len(new)
             if not positions.advance(connection, self._consumer, messages[-1].seq):
                 raise Conflict("stream position", self._consumer, "was moved by another recorder")
         self.counters.n_messages += len(messages)
