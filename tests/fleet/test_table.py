@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import pytest
 
 from tests.fleet.builders import record, table_of
 from unisono.base.instants import NS_PER_S
 from unisono.fleet.columns import GROUPS, Slots, allocate, column_table, columns_of
 from unisono.fleet.snapshot import Snapshot
-from unisono.fleet.table import OPT_OUT_KEPT_S
+from unisono.fleet.table import NOT_CONTROLLABLE, OPT_OUT_KEPT_S
 from unisono.model.ratings import OptOut
 from unisono.model.registry import GatewayRecord, PortfolioRecord
+from unisono.model.technology import CommandKind
 
 
 def test_rows_are_stable_while_the_table_grows() -> None:
@@ -98,3 +100,18 @@ def test_every_column_has_a_unit_and_a_meaning_and_starts_missing() -> None:
     assert slots.power_w.shape == (4, 3)
     assert np.isnan(slots.power_w).all()
     assert column_table().count("\n| `") == sum(len(columns_of(group)) for group in GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "steered_with"),
+    [
+        ((CommandKind.SHED_LEVEL, CommandKind.POWER_SETPOINT), CommandKind.SHED_LEVEL),
+        ((CommandKind.POWER_SETPOINT, CommandKind.SHED_LEVEL), CommandKind.POWER_SETPOINT),
+        ((CommandKind.SCHEDULE, CommandKind.TEMPERATURE_OFFSET), CommandKind.TEMPERATURE_OFFSET),
+        ((CommandKind.MODE, CommandKind.RELEASE), NOT_CONTROLLABLE),
+    ],
+)
+def test_a_device_is_steered_with_the_kind_that_its_owner_names_first(
+    kinds: tuple[int, ...], steered_with: int
+) -> None:
+    assert table_of(record(1, control_kinds=kinds)).nameplate.control_kind[0] == steered_with

@@ -29,8 +29,8 @@ from unisono.fleet.columns import (
 from unisono.model.registry import DeviceRecord, GatewayRecord, PortfolioRecord
 from unisono.model.technology import CommandKind
 
-# The kinds a device may be steered with, best first: watts say most, a thermostat's offset least.
-CONTROL_PREFERENCE: Final = (
+# The kinds that a setpoint in watts can be said in. A device is steered with the first of them that it names.
+STEERABLE_KINDS: Final = (
     CommandKind.POWER_SETPOINT,
     CommandKind.IMPORT_EXPORT_LIMIT,
     CommandKind.SHED_LEVEL,
@@ -238,7 +238,7 @@ class FleetTable:
 
 def _nameplate_values(record: DeviceRecord) -> dict[str, Any]:
     ratings, limits = record.ratings, record.limits
-    kinds = [kind for kind in CONTROL_PREFERENCE if kind in record.control_kinds]
+    kinds = [kind for kind in record.control_kinds if kind in STEERABLE_KINDS]
     return {
         "device_no": record.device_no,
         "revision": record.revision,
