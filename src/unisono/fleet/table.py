@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from unisono.base.calendar import zone
+from unisono.base.errors import InvalidInput
 from unisono.base.instants import NS_PER_S
 from unisono.fleet.columns import (
     I4,
@@ -87,6 +89,10 @@ class FleetTable:
     # The same by request id, heard during operation: a later registry record does not take them back, the owner does.
     asked_opt_outs_of_row: dict[int, dict[str, tuple[int, int]]] = field(default_factory=dict)
     opt_outs_due_ns: int = 0
+    # Time zones of sites; UTC stands for a site without one.
+    zones: list[str] = field(default_factory=lambda: ["UTC"])
+    # The quarter-hour in which `begin_seasons` looked last; -1: it must look again.
+    seasons_looked_at: int = -1
     portfolios: dict[int, Portfolio] = field(default_factory=dict)
     # Membership as compressed rows: the members of the i-th portfolio are member_rows[starts[i]:starts[i + 1]].
     member_rows: I4 = field(default_factory=lambda: np.empty(0, np.int32))
@@ -105,6 +111,8 @@ class FleetTable:
         self.nameplate.site[row] = self._site(record)
         self.nameplate.gateway[row] = gateway = self._gateway(record.gateway_no)
         self.gateways.ttl_max_s[gateway] = max(self.gateways.ttl_max_s[gateway], record.command_ttl_s)
+        self.nameplate.zone[row] = self._zone(record.time_zone)
+        self.seasons_looked_at = -1
         self._set_opt_outs(row, [(o.start_ns, o.end_ns) for o in record.opt_outs])
         self.version += 1
         return True
@@ -223,6 +231,16 @@ class FleetTable:
         self.sites.export_limit_w[site] = record.export_limit_w if record.export_is_allowed else 0.0
         self.sites.import_limit_w[site] = record.import_limit_w
         return site
+
+    def _zone(self, time_zone: str) -> int:
+        """Return the index of the zone; one that this machine does not know counts as UTC."""
+        if time_zone not in self.zones:
+            try:
+                zone(time_zone)
+            except InvalidInput:
+                return 0
+            self.zones.append(time_zone)
+        return self.zones.index(time_zone)
 
     def _gateway(self, gateway_no: int) -> int:
         gateway = self.gateway_of_no.get(gateway_no)

@@ -118,6 +118,13 @@ class Settings(BaseModel):
     hold_s: float = Field(
         default=900.0, ge=60, le=86_400, description="Seconds for which dispatchable capacity must be sustained."
     )
+    season_month: int = Field(
+        default=1,
+        ge=1,
+        le=12,
+        description="Month with whose first day, local at each site, a season begins; `events_per_season_max` counts"
+        " from then.",
+    )
     lease_s: float = Field(
         default=30.0, ge=5, le=300, description="Seconds for which realtime goes on without PostgreSQL."
     )

@@ -92,7 +92,9 @@ async def _realtime(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
         # The place, not the process: started again after a crash it need not wait for its own lease.
         owner=f"{os.uname().nodename}:{settings.folder}",
         checkpoint_path=settings.folder / "checkpoints" / "shard-0.bin",
-        plant=PlantConfig(cycle_s=settings.cycle_s, dispatchable_hold_s=settings.hold_s),
+        plant=PlantConfig(
+            cycle_s=settings.cycle_s, dispatchable_hold_s=settings.hold_s, season_month=settings.season_month
+        ),
         checkpoint_every_s=settings.checkpoint_s,
         lease_s=settings.lease_s,
     )

@@ -31,6 +31,8 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True, tag="device"):
     export_limit_w: float = float("inf")
     import_limit_w: float = float("-inf")
     export_is_allowed: bool = True
+    # IANA name; seasons begin at its midnights.
+    time_zone: str = "UTC"
     latitude_deg: float = float("nan")
     longitude_deg: float = float("nan")
     # How often the device reports; fresh up to 3 periods, stale up to 10, then silent.

@@ -95,6 +95,7 @@ class _Header(msgspec.Struct):
     site_of_no: dict[int, int]
     gateway_of_no: dict[int, int]
     gateway_revisions: dict[int, int]
+    zones: list[str]
     opt_outs_of_row: dict[int, list[tuple[int, int]]]
     asked_opt_outs_of_row: dict[int, dict[str, tuple[int, int]]]
     opt_outs_due_ns: int
@@ -114,7 +115,7 @@ _STATE_FIELDS: Final = (
 )  # fmt: skip
 _TABLE_FIELDS: Final = (
     "n_devices", "n_sites", "n_gateways", "version", "device_ids", "organisation_ids", "site_of_no", "gateway_of_no",
-    "gateway_revisions", "opt_outs_of_row", "asked_opt_outs_of_row", "opt_outs_due_ns",
+    "gateway_revisions", "zones", "opt_outs_of_row", "asked_opt_outs_of_row", "opt_outs_due_ns",
 )  # fmt: skip
 
 

@@ -32,6 +32,8 @@ class PlantConfig(msgspec.Struct, frozen=True, kw_only=True):
     plant_ramp_w_per_s: float = float("inf")
     # A reference is frozen at acceptance; if the event begins later than this, again when it begins.
     reference_age_max_s: float = 900.0
+    # The month with whose first local day a season begins, in which owners' events are counted.
+    season_month: int = 1
     # The sun's irradiance and the ingest counters are taken anew so often.
     clear_sky_every_s: float = 60.0
     counters_every_s: float = 4.0

@@ -24,6 +24,7 @@ from unisono.brain.forecast.reference import refer
 from unisono.fleet.apply import apply_acks, apply_readings
 from unisono.fleet.envelope import bound
 from unisono.fleet.evidence import expect
+from unisono.fleet.seasons import begin_seasons
 from unisono.fleet.trust import LeaseState, SuspectReason, reconcile, suspect
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Request
@@ -159,6 +160,7 @@ def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:
     table, n = state.fleet, state.fleet.n_devices
     nameplate, picture, leases = table.nameplate, table.picture, table.leases
     table.refresh_opt_outs(now_ns)
+    begin_seasons(table, now_ns, state.config.season_month)
     reconcile(n, mono_ns, nameplate, table.slots, picture)
     found_rows = np.empty(n, np.int32)
     n_found = suspect(n, mono_ns, nameplate, picture, leases, found_rows)

@@ -95,7 +95,9 @@ class DeviceFacts(Asked):
     ready_by: Instant | None = Field(default=None, description="When an EV must hold needed_energy_kwh.")
     needed_energy_kwh: EnergyKwh | None = Field(default=None, description="Stored energy wanted at ready_by.")
     events_per_season_max: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
-        default=None, description="How often the owner lets it be called; when enrolled without it: as often as needed."
+        default=None,
+        description="How many dispatches may call on it in a season (a year that begins with the month `season_month`);"
+        " when enrolled without it: as many as need it.",
     )
     control_kinds: Annotated[list[ControlKind], Field(min_length=1, max_length=7)] | None = Field(
         default=None,

@@ -1,7 +1,8 @@
 """Firm flexibility: a lower bound of what a portfolio can be relied on for, beyond its reference, over a hold.
 
 Fresh devices count with a derate by technology times their own record; stale ones by half of that; silent, suspect,
-unknown, refusing and opted-out ones with nothing. A device that can't hold counts with its energy spread over the hold.
+unknown, refusing and opted-out ones with nothing, nor those that no further dispatch may call on in this season. A
+device that can't hold counts with its energy spread over the hold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import F4, F8, LEASES, NAMEPLATE, PICTURE, Leases, Nameplate, Picture
+from unisono.fleet.evidence import is_used_up
 
 # What a technology can be relied on for, index Technology. Until a fleet's own record is there these are priors: a
 # battery does what it is told but for its taper; a car is unplugged, a tank is off, an owner turns the thermostat back.
@@ -51,7 +53,7 @@ def firm_w(
         trust = picture.trust[row]
         if trust not in (_FRESH, _STALE):
             continue
-        if picture.is_opted_out[row] == 1 or nameplate.lifecycle[row] != 2:
+        if picture.is_opted_out[row] == 1 or nameplate.lifecycle[row] != 2 or is_used_up(nameplate, leases, row):
             continue
         if mono_ns < leases.refused_until_mono_ns[row] or picture.high_w[row] - picture.low_w[row] < 1.0:
             continue
