@@ -48,6 +48,22 @@ def result(plant: Plant, job: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(text) for text in response.text.splitlines()]
 
 
+def die_in_second_chunk(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Work through the next job and die before the second chunk is kept; return each chunk's end, now and later."""
+    advance, ends = jobs.advance, list[int]()
+
+    def dying(*arguments: Any, **named: Any) -> None:
+        ends.append(named["n_done"])
+        if len(ends) == 2:
+            raise Unavailable("PostgreSQL", "the power is gone")
+        advance(*arguments, **named)
+
+    monkeypatch.setattr("unisono.store.jobs.advance", dying)
+    with pytest.raises(Unavailable):
+        EnrolmentWorker(plant.context).work_through_next()
+    return ends
+
+
 def test_a_job_enrols_devices_with_shared_sites_and_gateways(plant: Plant) -> None:
     job = enrol(plant, [line(n) for n in range(8)])
     assert (job["state"], job["n_total"]) == ("queued", 8)
@@ -114,23 +130,13 @@ def test_bad_rows_are_named_and_do_not_hold_the_good_ones_up(plant: Plant) -> No
 def test_a_job_goes_on_where_a_dead_worker_stopped(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unisono.api.enrolment.job.ROWS_PER_CHUNK", 3)
     job = enrol(plant, [line(n) for n in range(8)])
-    advance, calls = jobs.advance, []
-
-    def dying(*arguments: Any, **named: Any) -> None:
-        calls.append(named["n_done"])
-        if len(calls) == 2:
-            raise Unavailable("PostgreSQL", "the power is gone")
-        advance(*arguments, **named)
-
-    monkeypatch.setattr("unisono.store.jobs.advance", dying)
-    with pytest.raises(Unavailable):
-        EnrolmentWorker(plant.context).work_through_next()
+    ends = die_in_second_chunk(plant, monkeypatch)
     halfway = plant.get(job["status_url"]).json()
     assert (halfway["state"], halfway["n_done"]) == ("running", 3)
     assert len(plant.get("/v1/devices").json()["items"]) == 3
     plant.work_through_jobs()
     assert plant.get(job["status_url"]).json()["state"] == "completed"
-    assert calls == [3, 6, 6, 8]
+    assert ends == [3, 6, 6, 8]
     assert len(plant.get("/v1/devices").json()["items"]) == 8
 
 
@@ -307,17 +313,7 @@ def test_a_worker_that_goes_on_knows_what_was_said_and_made_before(
 ) -> None:
     monkeypatch.setattr("unisono.api.enrolment.job.ROWS_PER_CHUNK", 2)
     job = enrol(plant, [line(0), line(1), line(2), line(0, vendor="acme"), line(1)])
-    advance, calls = jobs.advance, []
-
-    def dying(*arguments: Any, **named: Any) -> None:
-        calls.append(named["n_done"])
-        if len(calls) == 2:
-            raise Unavailable("PostgreSQL", "the power is gone")
-        advance(*arguments, **named)
-
-    monkeypatch.setattr("unisono.store.jobs.advance", dying)
-    with pytest.raises(Unavailable):
-        EnrolmentWorker(plant.context).work_through_next()
+    die_in_second_chunk(plant, monkeypatch)
     plant.work_through_jobs()
     assert [error["row"] for error in plant.get(job["errors_url"]).json()["items"]] == [3]
     assert [(row["row"], row["is_new"]) for row in result(plant, job)] == [(0, True), (1, True), (2, True), (4, False)]
