@@ -9,7 +9,7 @@ import numpy as np
 
 from unisono.base.instants import NS_PER_S
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
-from unisono.model.dispatch import Dispatch, OptOutChange, Request, TargetPoint
+from unisono.model.dispatch import Dispatch, DispatchProgress, OptOutChange, Request, TargetPoint
 from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.model.registry import DeviceRecord, PortfolioRecord, RegistryBatch
 from unisono.model.technology import CommandKind, Lifecycle, Technology
@@ -200,6 +200,11 @@ def _changed(record: DeviceRecord, changes: dict[str, object]) -> DeviceRecord:
     return msgspec.structs.replace(record, **changes)
 
 
+def batteries(n: int, **changes: object) -> list[FakeDevice]:
+    """Return batteries 1 to n, the cheapest first."""
+    return [battery(no, merit=no, **changes) for no in range(1, n + 1)]
+
+
 def fleet_of(devices: list[FakeDevice], *, config: PlantConfig | None = None) -> FakeFleet:
     """Return an enrolled fleet in one portfolio that has reported for two minutes (and past the first ttl)."""
     everyone = PortfolioRecord(
@@ -229,6 +234,10 @@ def dispatch_of(fleet: FakeFleet, power_w: float, *, duration_s: float = 200.0, 
         targets=(TargetPoint(start_ns, power_w),),
     )
     return msgspec.structs.replace(spec, **changes)
+
+
+def progress_of(result: StepResult) -> DispatchProgress:
+    return result.outcomes.progress[0]
 
 
 def opt_out_of(fleet: FakeFleet, device_no: int, duration_s: float) -> OptOutChange:

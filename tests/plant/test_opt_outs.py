@@ -5,14 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.plant.fake_fleet import battery, dispatch_of, fleet_of, opt_out_of
+from tests.plant.fake_fleet import batteries, dispatch_of, fleet_of, opt_out_of
 from unisono.base.instants import NS_PER_S
 from unisono.plant.checkpoint import Carried, checkpoint, restore
 from unisono.plant.replay import Recorded, replay
-
-
-def batteries(n: int) -> list:
-    return [battery(no, merit=no) for no in range(1, n + 1)]
 
 
 @pytest.mark.parametrize("restarts_after", ["nothing", "the opt-out", "the withdrawal"])
