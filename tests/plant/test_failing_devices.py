@@ -172,3 +172,15 @@ def test_an_unanswered_command_is_repeated_with_its_sequence() -> None:
     ]
     assert len(rows) >= 2
     assert len(set(rows)) == 1
+
+
+def test_a_reading_is_no_evidence_of_the_time_after_the_lease_has_run_out() -> None:
+    fleet = fleet_of([battery(no, merit=no, telemetry_period_s=20.0) for no in range(1, 13)])
+    fleet.cycle(dispatch_of(fleet, 25_000.0, duration_s=600.0))
+    fleet.run(5)
+    # It is not silent before 200 s have passed; the lease that its last reading shows runs out after 60.
+    fleet.devices[0].behaviour = "dead"
+    result = fleet.run(20)
+    assert fleet.devices[0].power_w == 0.0
+    assert fleet.power_w == pytest.approx(25_000.0, rel=0.01)
+    assert progress_of(result).delivered_w == pytest.approx(25_000.0, rel=0.01)

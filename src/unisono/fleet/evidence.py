@@ -29,6 +29,9 @@ NO_ANSWER_YET: Final = 255
 QUICK_S: Final = 8.0
 # A latency is what is usual; after one and a half of them something is wrong.
 OVERDUE_LATENCIES: Final = 1.5
+# A report is overdue after one and a half periods, but not before 10 s: ours is the slower clock then.
+REPORT_PERIODS: Final = 1.5
+REPORT_S: Final = 10.0
 # The mean of more than a minute does not tell what was at an instant.
 INSTANT_SPAN_S: Final = 60.0
 _NS: Final = 1e-9
@@ -87,10 +90,28 @@ def is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) 
 
 
 @part
-def is_alive(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
-    """Return whether there is evidence that the device still holds its lease."""
+def is_overdue(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> bool:
+    """Return whether the device should have reported again by now."""
+    since_s = (mono_ns - picture.received_mono_ns[row]) * _NS
+    return bool(since_s > max(REPORT_PERIODS * nameplate.period_s[row], REPORT_S))
+
+
+@part
+def is_alive(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether there is evidence that the device still holds its lease.
+
+    A gateway's answers are none once the device itself is overdue: it may have been cut off behind the gateway, at any
+    instant before the report that is missing, half a period after the last one on average.
+    """
     heard_ns = leases.heard_mono_ns[row]
-    return bool(heard_ns >= 0 and (mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
+    if heard_ns < 0:
+        return False
+    if is_overdue(nameplate, picture, row, mono_ns):
+        own_ns = picture.received_mono_ns[row] + np.int64(0.5 * nameplate.period_s[row] * 1e9)
+        if leases.acked_seq[row] == leases.seq[row]:
+            own_ns = max(own_ns, leases.sent_mono_ns[row])
+        heard_ns = min(heard_ns, own_ns)
+    return bool((mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
 
 
 @part
@@ -120,7 +141,7 @@ def arrives_frac(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int, w
 @part
 def answered_w(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> float:
     """Return the power that a device accepted last, if it still holds that, else as it is read; NaN: unknown."""
-    if leases.acked_seq[row] >= 0 and is_alive(nameplate, leases, row, mono_ns):
+    if leases.acked_seq[row] >= 0 and is_alive(nameplate, picture, leases, row, mono_ns):
         return float(leases.acked_w[row])
     return float(picture.power_w[row])
 

@@ -37,7 +37,7 @@ from unisono.fleet.columns import (
     Nameplate,
     Picture,
 )
-from unisono.fleet.evidence import NO_ANSWER_YET, RESENT_MAX, answer_s, is_moved
+from unisono.fleet.evidence import NO_ANSWER_YET, REPORT_PERIODS, RESENT_MAX, answer_s, is_moved
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
 
@@ -49,8 +49,6 @@ NO_ANSWER_PAUSE_S: Final = 120.0
 RENEW_FRAC: Final = 1.0 / 3.0
 # Where renewals are withheld, leases are commanded anew after this part: an answer to a release may take until then.
 ANEW_FRAC: Final = 0.5
-# A device whose next report is overdue by half a period may be cut off.
-REPORT_PERIODS: Final = 1.5
 # A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
 # 2^53 still hold two million owners.
 SEQ_BITS: Final = 32

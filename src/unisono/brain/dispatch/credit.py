@@ -16,6 +16,7 @@ from unisono.fleet.evidence import (
     is_alive,
     is_heard,
     is_on_its_way,
+    is_overdue,
     is_quick,
     shows,
 )
@@ -41,21 +42,23 @@ def credit_of(
 ) -> tuple[float, float]:
     """Return what a device that holds our lease is believed to deliver, and the variance of that.
 
-    Its reading counts once it is late enough to show the command; before that, and in silence, its lease does.
+    Its reading counts once it is late enough to show the command; before that, and in silence, its lease does. A
+    reading says nothing of the time after the lease ran out.
     """
     row = members.row[k]
     reference_w = float(members.reference_w[k])
     held_w = float(members.held_w[k])
     record = min(1.0, max(0.0, float(picture.record_frac[row])))
     sd_w = float(picture.power_sd_w[row])
-    if is_heard(picture, row):
+    is_told = is_alive(nameplate, picture, leases, row, mono_ns) or is_on_its_way(nameplate, leases, row, mono_ns)
+    if is_heard(picture, row) and (is_told or not is_overdue(nameplate, picture, row, mono_ns)):
         if shows(nameplate, picture, leases, row, held_w):
             return float(picture.power_w[row]) - reference_w, sd_w * sd_w
         expected_w = float(leases.expected_w[row]) - reference_w
         is_answered = leases.acked_seq[row] == leases.seq[row]
         doubt = record * (1.0 - record) if is_answered or is_quick(nameplate, row) else DOUBT_FRAC
         return expected_w, sd_w * sd_w + held_w * held_w * doubt
-    if is_alive(nameplate, leases, row, mono_ns) or is_on_its_way(nameplate, leases, row, mono_ns):
+    if is_told:
         return record * held_w, held_w * held_w * record * (1.0 - record) + sd_w * sd_w
     doubt_w = (1.0 - 0.5 * record) * abs(held_w)
     return _default_w(nameplate, row, reference_w, held_w), doubt_w * doubt_w + sd_w * sd_w
@@ -108,7 +111,7 @@ def leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, pic
     if leases.state[row] == 0:
         return 0.0
     if not is_heard(picture, row):
-        return change_w if is_alive(nameplate, leases, row, mono_ns) else 0.0
+        return change_w if is_alive(nameplate, picture, leases, row, mono_ns) else 0.0
     if is_quick(nameplate, row):
         return 0.0
     # A slow cloud has not passed it on yet.

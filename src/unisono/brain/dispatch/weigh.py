@@ -20,6 +20,7 @@ from unisono.fleet.evidence import (
     is_in_time,
     is_moved,
     is_on_its_way,
+    is_overdue,
     is_quick,
     is_used_up,
 )
@@ -98,7 +99,7 @@ def _mode(
     is_early = is_in_time(nameplate, leases, row, mono_ns)
     if not is_heard(picture, row):
         sums[Sum.N_SILENT] += 1.0
-        return PINNED if is_held and (is_alive(nameplate, leases, row, mono_ns) or is_early) else EXCLUDED
+        return PINNED if is_held and (is_alive(nameplate, picture, leases, row, mono_ns) or is_early) else EXCLUDED
     if trust == 2 and not is_held:
         return EXCLUDED
     is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
@@ -109,6 +110,10 @@ def _mode(
         # It keeps being told, and what it shows counts; its share goes to others until it answers.
         sums[Sum.N_SILENT] += 0.0 if is_early else 1.0
         return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
+    if is_held and is_overdue(nameplate, picture, row, mono_ns):
+        # It can't be steered; what it still holds is its share, until its lease has run out.
+        sums[Sum.N_SILENT] += 1.0
+        return PINNED if is_alive(nameplate, picture, leases, row, mono_ns) or is_early else EXCLUDED
     hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
     if hold_s <= 0.0:
         return EXCLUDED
