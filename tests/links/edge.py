@@ -168,16 +168,17 @@ class MqttGateway:
     password: str
     subscribe: str = ""
     client_id: str = ""
+    reconnect_retries: int = 0
     inbox: asyncio.Queue[tuple[str, bytes]] = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> Self:
         self._subscribed = asyncio.Event()
         self.client = gmqtt.Client(self.client_id or self.user, clean_session=True)
         self.client.set_auth_credentials(self.user, self.password)
-        self.client.set_config({"reconnect_retries": 0})
+        self.client.set_config({"reconnect_retries": self.reconnect_retries})
         self.client.on_message = self._on_message
         self.client.on_subscribe = lambda *_: self._subscribed.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await self.client.connect("127.0.0.1", self.port, version=MQTTv311, keepalive=30)
             if self.subscribe:
                 self.client.subscribe(self.subscribe, qos=0)

@@ -26,6 +26,10 @@ CORE_USER: Final = "core"
 SYS_USER: Final = "sys"
 GIB: Final = 1 << 30
 
+# So long a connection waits for the gatekeeper's answer. What ends without one ends in CONNACK 5, which many
+# clients take as final, so a busy gatekeeper is given time; while there is none, the doorkeeper closes it well before.
+AUTH_TIMEOUT_S: Final = 15
+
 _START_TIMEOUT_S: Final = 30.0  # JetStream checks its files first: 0.5 s for some GB
 _STOP_GRACE_S: Final = 10.0
 _ORPHAN_GRACE_S: Final = 3.0
@@ -55,7 +59,7 @@ accounts {{
 }}
 system_account: SYS
 authorization {{
-  timeout: 5
+  timeout: {auth_timeout}
   auth_callout {{ issuer: {issuer}, account: {account}, auth_users: [ {core_user}, {sys_user} ] }}
 }}
 """
@@ -177,6 +181,7 @@ class NatsEngine:
             store=quote(str(self.folder / "jetstream")),
             file_bytes=self._file_bytes_max,
             account=ACCOUNT,
+            auth_timeout=AUTH_TIMEOUT_S,
             issuer=issuer.public,
             core_user=CORE_USER,
             core_password=quote(folders.secret(self.folder / "core.password")),

@@ -24,6 +24,7 @@ from unisono.main import bootstrap, endpoints, journal, warm
 from unisono.main.clock import SystemClock
 from unisono.main.config import PREFIX, Settings
 from unisono.main.doctor import look_at_folder
+from unisono.main.door import Door
 from unisono.main.endpoints import ChildFacts, Endpoints
 from unisono.main.supervisor import RoleProcess, Startable, Supervisor
 from unisono.store.migrate import migrate
@@ -60,12 +61,14 @@ def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, sa
     endpoints.remove(settings)
     journal.start("supervisor", settings.folder, settings.log_level)
     _raise_open_files()
-    stop = _Stop()
+    stop, door = _Stop(), Door()
     engines = _engines(settings)
     supervisor = Supervisor(engines | _role_processes(settings, roles, config_path), SystemClock())
     try:
         supervisor.start(engines)
         facts = _facts(settings, engines, roles)
+        if "nats" in engines:
+            door.keep(facts)
         _prepare(settings, facts, say)
         supervisor.start(roles)
         supervisor.on_change = lambda: endpoints.write(_with_children(facts, supervisor))
@@ -74,6 +77,7 @@ def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, sa
         supervisor.watch(lambda: stop.is_asked)
         say("stopping")
     finally:
+        door.leave()
         supervisor.stop()
         endpoints.remove(settings)
         lock.release()

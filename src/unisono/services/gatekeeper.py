@@ -152,14 +152,22 @@ async def _serve(bus: Bus, answer: Callable[[bytes], Awaitable[bytes]]) -> Subsc
 
 async def cut_off(system: Bus, gateway_id: str) -> int:
     """Close every connection of a gateway at the server that answers first; return how many. Raises Unavailable."""
-    body = json.dumps({"auth": True, "user": gateway_id}).encode()
-    found = _parsed(await system.request("$SYS.REQ.SERVER.PING.CONNZ", body, SYSTEM_TIMEOUT_S))
-    server = found.get("server", {}).get("id", "")
-    connections = found.get("data", {}).get("connections", [])
-    for connection in connections:
-        kick = json.dumps({"cid": connection["cid"]}).encode()
-        await system.request(f"$SYS.REQ.SERVER.{server}.KICK", kick, SYSTEM_TIMEOUT_S)
-    return len(connections)
+    server_id, found = await connections(system, {"auth": True, "user": gateway_id})
+    for number in found:
+        await kick(system, server_id, number)
+    return len(found)
+
+
+async def connections(system: Bus, asked: dict[str, Any]) -> tuple[str, set[int]]:
+    """Return the id of the server that answers first and its connections that pass ``asked`` (ConnzOptions of NATS)."""
+    found = _parsed(await system.request("$SYS.REQ.SERVER.PING.CONNZ", json.dumps(asked).encode(), SYSTEM_TIMEOUT_S))
+    numbers = {int(connection["cid"]) for connection in found.get("data", {}).get("connections", [])}
+    return found.get("server", {}).get("id", ""), numbers
+
+
+async def kick(system: Bus, server_id: str, number: int) -> None:
+    """Close a connection; harmless when it is gone. Raises Unavailable."""
+    await system.request(f"$SYS.REQ.SERVER.{server_id}.KICK", json.dumps({"cid": number}).encode(), SYSTEM_TIMEOUT_S)
 
 
 def _claims(token: bytes) -> dict[str, Any]:
