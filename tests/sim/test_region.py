@@ -13,6 +13,7 @@ from unisono.model.registry import DeviceRecord, GatewayRecord, decode_registry,
 from unisono.model.technology import AckCode, CommandKind, Technology
 from unisono.sim import leases
 from unisono.sim.region import Region
+from unisono.sim.roster import MQTT_SINGLE
 from unisono.sim.spec import Misbehaviour, NetworkSpec, WorldSpec
 from unisono.sim.world import World
 
@@ -111,6 +112,38 @@ def test_what_can_not_be_done_is_refused_with_its_cause(how: dict[str, object], 
     day.run(16)
     assert {answer for _, _, answer in day.acks} == {int(code)}
     assert day.delivered_w() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "valid_s", "code", "n_late"),
+    [
+        (90.0, 60.0, AckCode.REFUSED_EXPIRED, 0),
+        (50.0, 60.0, AckCode.ACCEPTED, 0),
+        (-90.0, 60.0, AckCode.ACCEPTED, 0),
+        (-90.0, -30.0, AckCode.ACCEPTED, 1),
+    ],
+    ids=["ahead", "a little ahead", "behind", "behind, and the command is old"],
+)
+def test_a_device_judges_by_its_own_clock_and_the_ledger_by_the_true_one(
+    skew_s: float, valid_s: float, code: AckCode, n_late: int
+) -> None:
+    day = Day(SPEC)
+    day.region.devices.faults.skew_s[:] = skew_s
+    day.call(valid_s=valid_s)
+    day.run(16)
+    assert {answer for _, _, answer in day.acks} == {int(code)}
+    assert (day.delivered_w() > 0.0) == (code == AckCode.ACCEPTED)
+    assert day.region.ledger_summary()["n_violations"]["began_after_expiry"] == n_late * day.bess.size
+
+
+def test_a_gateway_that_is_its_device_judges_renewals_by_the_devices_clock() -> None:
+    day = Day(SPEC)
+    single = day.roster.gateway_kind == MQTT_SINGLE
+    day.region.devices.faults.skew_s[:] = 90.0
+    day.region.deliver(renewals_for(day.roster, 1, day.now_ns), day.now_ns)
+    day.run(8)
+    refused = sum(code == AckCode.REFUSED_EXPIRED for _, _, code in day.acks)
+    assert 0 < refused == np.count_nonzero(single)
 
 
 def test_an_old_epoch_is_refused_and_an_old_seq_is_answered_again_and_changes_nothing() -> None:

@@ -65,7 +65,7 @@ def test_one_message_a_gateway_in_the_agreed_shape() -> None:
                 "seq": 5,
                 "kind": "power_setpoint",
                 "value": -1200,
-                "start_ms": NOW_MS,
+                "start_ms": 0,
                 "expires_ms": NOW_MS + 30_000,
                 "ttl_s": 60.0,
                 "fallback": "normal_operation",

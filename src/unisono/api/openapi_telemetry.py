@@ -60,7 +60,7 @@ FETCHED_EXAMPLE: Final = {
                     "seq": 9001,
                     "kind": "power_setpoint",
                     "value": 3200,
-                    "start_ms": 1795212000000,
+                    "start_ms": 0,
                     "expires_ms": 1795212060000,
                     "ttl_s": 60,
                     "fallback": "normal_operation",

@@ -155,9 +155,9 @@ class CommandFrames(_Columns):
 
     ``seq`` grows for each device within an epoch. ``value`` means by ``kind``: POWER_SETPOINT watts (whole, positive
     into the grid), IMPORT_EXPORT_LIMIT watts, TEMPERATURE_OFFSET kelvin, SHED_LEVEL 0..3, RELEASE unused.
-    ``ttl_s`` counts from receipt on the device's monotonic clock; ``expires_ns`` is the wall instant after which a
-    device that has not begun may not begin. A row with ``device_no`` -1 renews every lease of ``gateway_no``
-    whose seq is <= ``seq``.
+    ``ttl_s`` counts from receipt on the device's monotonic clock; ``expires_ns`` is the instant after which a device
+    that has not begun may not begin, by the receiver's own clock where that is known to be ahead. A row with
+    ``device_no`` -1 renews every lease of ``gateway_no`` whose seq is <= ``seq``.
     """
 
     shard: int

@@ -30,6 +30,7 @@ from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Request
 from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
 from unisono.model.totals import LogEntry, OutcomeBatch, ShardTotals
+from unisono.plant.clocks import in_their_clocks
 from unisono.plant.events import run_dispatches
 from unisono.plant.leases import frames_of, new_outbox, send
 from unisono.plant.requests import fold_request
@@ -188,7 +189,7 @@ def _frames(state: PlantState, now_ns: int, mono_ns: int, *, is_new_owner: bool)
     is_untold = (table.leases.seq[rows] == seqs) & (table.leases.state[rows] != LeaseState.NONE)
     n = tell_again(table, outbox, n, rows[is_untold], now_ns)
     header = {"shard": state.shard, "epoch": state.epoch, "cycle": state.cycle, "issued_ns": now_ns}
-    return frames_of(outbox, n, header)
+    return in_their_clocks(table, frames_of(outbox, n, header))
 
 
 def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:

@@ -17,7 +17,7 @@ from unisono.sim import leases
 from unisono.sim.chance import keys_of, normal
 from unisono.sim.faults import Faults, plan_faults
 from unisono.sim.ledger import Ledger
-from unisono.sim.roster import Floats, Roster
+from unisono.sim.roster import MQTT_SINGLE, Floats, Roster
 from unisono.sim.world import World
 
 Whole = NDArray[np.int64]
@@ -69,9 +69,13 @@ class Devices:
         self._event: Whole = np.zeros((leases.N_EVENT, n), np.int64)
         self._own_clock_ns: Whole = np.zeros(n, np.int64)
         self._drift_ns: Floats = np.zeros(n)
+        # By how much each device's wall clock is ahead of the truth.
+        self._lead_ns: Whole = np.zeros(n, np.int64)
         order = np.argsort(self.roster.gateway_of_row, kind="stable").astype(np.int64)
         bounds = np.searchsorted(self.roster.gateway_of_row[order], np.arange(self.roster.n_gateways + 1))
         self._order, self._bounds = order, bounds.astype(np.int64)
+        # A gateway that is its device has no other clock; the others' clocks are right.
+        self._is_its_device = (self.roster.gateway_kind == MQTT_SINGLE) & (np.diff(bounds) > 0)
         self.rows_of_gateway = tuple(order[bounds[g] : bounds[g + 1]] for g in range(self.roster.n_gateways))
         self.ledger = Ledger(self.roster, start_ns)
         self._noise_key = keys_of(spec.seed, n, 7)
@@ -111,6 +115,7 @@ class Devices:
             reachable,
             self.world.is_connected,
             self._own_clock_ns,
+            self._lead_ns,
             mono_ns,
             code,
             seq,
@@ -130,6 +135,8 @@ class Devices:
         """Take in renewals (``leases.R_*`` columns, one a gateway); return their AckCodes."""
         self._advance_clocks(mono_ns)
         code = np.zeros(renewal.shape[1], np.uint8)
+        gateway_lead_ns = np.zeros(self.roster.n_gateways, np.int64)
+        gateway_lead_ns[self._is_its_device] = self._lead_ns[self._order[self._bounds[:-1][self._is_its_device]]]
         leases.renew(
             self.lease,
             np.ascontiguousarray(renewal),
@@ -138,6 +145,7 @@ class Devices:
             self._bounds,
             self.faults.reachable(),
             self._own_clock_ns,
+            gateway_lead_ns,
             mono_ns,
             code,
         )
@@ -159,6 +167,7 @@ class Devices:
             plate.power_max_w,
             self.faults.trait,
             self._own_clock_ns,
+            self._lead_ns,
             now_ns,
             self._event,
         )
@@ -231,13 +240,14 @@ class Devices:
         return float(self.world.deliverable_up_w(hold_s)[willing].sum())
 
     def _advance_clocks(self, mono_ns: int) -> None:
-        """Bring the devices' own monotonic clocks to ``mono_ns``; they drift."""
+        """Bring the devices' own clocks to ``mono_ns``; they drift."""
         if mono_ns == self._clocks_at_ns:
             return
         self._clocks_at_ns = mono_ns
         elapsed_ns = mono_ns - self._mono_0_ns
         np.multiply(self._drift, elapsed_ns, out=self._drift_ns)
         np.add(self._drift_ns, elapsed_ns, out=self._own_clock_ns, casting="unsafe")
+        np.add(self._drift_ns, (self._offset_s + self.faults.skew_s) * NS_PER_S, out=self._lead_ns, casting="unsafe")
 
 
 @kernel(

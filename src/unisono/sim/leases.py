@@ -1,8 +1,9 @@
 """The device side of the command contract, as kernels over columns: epochs, sequences, leases, refusals, fallback.
 
 A gateway drops frames of a lower epoch than it has seen; a device drops what it has seen (and answers again), anything
-past its expiry, and what it cannot or will not do. A lease's ttl runs on the device's own monotonic clock from receipt;
-when it is over the device falls back by itself. A renewal grants every lease with seq <= its own another ttl.
+past its expiry, and what it cannot or will not do. Expiry and start are judged by the device's own wall clock, right
+or wrong. A lease's ttl runs on its monotonic clock from receipt; when it is over the device falls back by itself. A
+renewal grants every lease with seq <= its own another ttl.
 
 ``lease[fact, row]`` and ``command[fact, i]`` are int64 tables; the names below are their facts.
 """
@@ -34,8 +35,20 @@ Floats = NDArray[np.float64]
     BEGIN_BY_NS,
 ) = range(13)
 N_LEASE = 13
-(C_ROW, C_GATEWAY, C_EPOCH, C_SEQ, C_KIND, C_FALLBACK, C_START_NS, C_EXPIRES_NS, C_TTL_NS, C_AT_NS) = range(10)
-N_COMMAND = 10
+(
+    C_ROW,
+    C_GATEWAY,
+    C_EPOCH,
+    C_SEQ,
+    C_KIND,
+    C_FALLBACK,
+    C_START_NS,
+    C_EXPIRES_NS,
+    C_TTL_NS,
+    C_AT_NS,
+    C_ISSUED_NS,
+) = range(11)
+N_COMMAND = 11
 (R_GATEWAY, R_EPOCH, R_SEQ, R_EXPIRES_NS, R_AT_NS) = range(5)
 N_RENEWAL = 5
 (E_AT_NS, E_ROW, E_SEQ, E_EPOCH, E_WHAT, E_EXPIRES_NS) = range(6)
@@ -77,7 +90,7 @@ def _judge(kind: int, trait: int, is_connected: bool, is_within: bool) -> int:
 
 @kernel(
     "void(i8[:,::1], i8[:,::1], f8[::1], i8[:,::1], f8[::1], f8[::1], f8[::1], u1[::1], b1[::1], b1[::1],"
-    " i8[::1], i8, u1[::1], i8[::1])"
+    " i8[::1], i8[::1], i8, u1[::1], i8[::1])"
 )
 def receive(
     lease: Whole,
@@ -91,13 +104,15 @@ def receive(
     is_reachable: NDArray[np.bool_],
     is_connected: NDArray[np.bool_],
     own_clock_ns: Whole,
+    lead_ns: Whole,
     mono_ns: int,
     code: NDArray[np.uint8],
     answered_seq: Whole,
 ) -> None:
     """Take in commands in order of arrival; fill ``code`` (NO_ANSWER: nobody answers) and the seq that is answered.
 
-    ``epochs[0, gateway]`` is the highest epoch a gateway has seen; ``own_clock_ns[row]`` the device's monotonic clock.
+    ``epochs[0, gateway]`` is the highest epoch a gateway has seen; ``own_clock_ns[row]`` the device's monotonic clock,
+    ``lead_ns[row]`` by how much its wall clock is ahead of the truth.
     """
     for j in range(command.shape[1]):
         i, gateway, epoch, seq = command[C_ROW, j], command[C_GATEWAY, j], command[C_EPOCH, j], command[C_SEQ, j]
@@ -107,7 +122,7 @@ def receive(
             continue
         epochs[0, gateway] = epoch
         is_seen = epoch == lease[NEWEST_EPOCH, i] and seq <= lease[NEWEST_SEQ, i]
-        if command[C_AT_NS, j] > command[C_EXPIRES_NS, j] and not is_seen:
+        if command[C_AT_NS, j] + lead_ns[i] > command[C_EXPIRES_NS, j] and not is_seen:
             code[j] = _EXPIRED
             continue
         if not is_reachable[i]:
@@ -133,13 +148,17 @@ def receive(
                     lease[START_NS, i], lease[TTL_NS, i] = command[C_START_NS, j], command[C_TTL_NS, j]
                     lease[END_NS, i] = own_clock_ns[i] + command[C_TTL_NS, j]
                     lease[FALLBACK, i] = command[C_FALLBACK, j]
-                    lease[GRANTED_NS, i], lease[BEGIN_BY_NS, i] = mono_ns, command[C_EXPIRES_NS, j]
+                    lease[GRANTED_NS, i] = mono_ns
+                    # In true time, whatever the command told this device's clock: a command is good for one ttl.
+                    lease[BEGIN_BY_NS, i] = min(
+                        command[C_EXPIRES_NS, j], command[C_ISSUED_NS, j] + command[C_TTL_NS, j]
+                    )
                     value_w[i] = command_w[j]
         if trait[i] & MUTE:
             code[j] = NO_ANSWER
 
 
-@kernel("void(i8[:,::1], i8[:,::1], i8[:,::1], i8[::1], i8[::1], b1[::1], i8[::1], i8, u1[::1])")
+@kernel("void(i8[:,::1], i8[:,::1], i8[:,::1], i8[::1], i8[::1], b1[::1], i8[::1], i8[::1], i8, u1[::1])")
 def renew(
     lease: Whole,
     renewal: Whole,
@@ -148,6 +167,7 @@ def renew(
     first_place: Whole,
     is_reachable: NDArray[np.bool_],
     own_clock_ns: Whole,
+    gateway_lead_ns: Whole,
     mono_ns: int,
     code: NDArray[np.uint8],
 ) -> None:
@@ -161,7 +181,7 @@ def renew(
             code[j] = _OLD_EPOCH
             continue
         epochs[0, gateway] = epoch
-        if renewal[R_AT_NS, j] > renewal[R_EXPIRES_NS, j]:
+        if renewal[R_AT_NS, j] + gateway_lead_ns[gateway] > renewal[R_EXPIRES_NS, j]:
             code[j] = _EXPIRED
             continue
         code[j] = _ACCEPTED
@@ -185,7 +205,7 @@ def _note(lease: Whole, event: Whole, n: int, row: int, at_ns: int, what: int) -
     return n + 1
 
 
-@kernel("i8(i8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], u1[::1], i8[::1], i8, i8[:,::1])")
+@kernel("i8(i8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], u1[::1], i8[::1], i8[::1], i8, i8[:,::1])")
 def settle(
     lease: Whole,
     value_w: Floats,
@@ -195,6 +215,7 @@ def settle(
     power_max_w: Floats,
     trait: NDArray[np.uint8],
     own_clock_ns: Whole,
+    lead_ns: Whole,
     wall_ns: int,
     event: Whole,
 ) -> int:
@@ -215,7 +236,7 @@ def settle(
                 commanded_w[i] = 0.0 if fallback == _ZERO and not opted_out else np.nan
             n = _note(lease, event, n, i, wall_ns, OPTED_OUT if opted_out else ended)
             continue
-        if lease[START_NS, i] > wall_ns:
+        if lease[START_NS, i] > wall_ns + lead_ns[i]:
             continue
         if lease[HAS_BEGUN, i] == 0:
             lease[HAS_BEGUN, i] = 1

@@ -113,10 +113,11 @@ class Region:
         command[leases.C_SEQ] = frames.seq[at]
         command[leases.C_KIND] = frames.kind[at]
         command[leases.C_FALLBACK] = frames.fallback[at]
-        command[leases.C_START_NS] = frames.start_ns[at]
+        # As the wire tells it: what is not for later begins at once, whatever the device's clock says.
+        command[leases.C_START_NS] = np.where(frames.start_ns[at] > frames.issued_ns, frames.start_ns[at], 0)
         command[leases.C_EXPIRES_NS] = frames.expires_ns[at]
         command[leases.C_TTL_NS] = (frames.ttl_s[at].astype(np.float64) * NS_PER_S).astype(np.int64)
-        command[leases.C_AT_NS] = now_ns
+        command[leases.C_AT_NS], command[leases.C_ISSUED_NS] = now_ns, frames.issued_ns
         value = frames.value[at].astype(np.float64)
         self._retained.keep(command, value)
         arrives, due = self._network.to_gateways(command[leases.C_GATEWAY], now_ns)

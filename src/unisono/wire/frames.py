@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 # A frame of 2,000 commands is some 300 kB of JSON: far below any broker's message limit.
 COMMANDS_PER_FRAME_MAX: Final = 2000
+AT_ONCE_MS: Final = 0
 
 NAME_OF_KIND: Final = {int(kind): kind.name.lower() for kind in CommandKind}
 KIND_OF_NAME: Final = {name: code for code, name in NAME_OF_KIND.items()}
@@ -31,7 +32,10 @@ FALLBACK_OF_NAME: Final = {name: code for code, name in NAME_OF_FALLBACK.items()
 
 
 class CommandMessage(msgspec.Struct, frozen=True, gc=False):
-    """One device's command; ``value`` is watts into the grid, kelvin or a level, by ``kind``."""
+    """One device's command; ``value`` is watts into the grid, kelvin or a level, by ``kind``.
+
+    ``start_ms`` 0: at once.
+    """
 
     no: int
     seq: int
@@ -138,11 +142,20 @@ def _commands(frames: CommandFrames, rows: np.ndarray[tuple[int], np.dtype[np.in
         frames.fallback[rows].tolist(),
         strict=True,
     )
+    issued_ms = frames.issued_ns // NS_PER_MS
     for no, seq, kind, value, start_ms, expires_ms, ttl_s, fallback in columns:
         # Whole watts travel as integers; a missing value (RELEASE) as 0, since JSON knows no NaN.
         plain = 0 if isnan(value) else int(value) if value.is_integer() else value
         yield CommandMessage(
-            no, seq, NAME_OF_KIND[kind], plain, start_ms, expires_ms, ttl_s, NAME_OF_FALLBACK[fallback]
+            no,
+            seq,
+            NAME_OF_KIND[kind],
+            plain,
+            # A receiver whose clock is behind must not wait for an instant that is past.
+            start_ms if start_ms > issued_ms else AT_ONCE_MS,
+            expires_ms,
+            ttl_s,
+            NAME_OF_FALLBACK[fallback],
         )
 
 

@@ -77,7 +77,11 @@ def test_a_region_enrols_reports_obeys_and_tells_the_truth(tmp_path: Path) -> No
                 i for i, line in enumerate(platform.lines) if line["asset_type"] == "bess" and line["link"] == "http"
             )
             gateway_id = f"gwy_{platform.lines[battery]['gateway_reference']}"
-            frame = {"epoch": 1, "issued_ms": 0, "commands": [setpoint(1000 + battery, 5, 2000.0)]}
+            frame = {
+                "epoch": 1,
+                "issued_ms": time.time_ns() // 10**6,
+                "commands": [setpoint(1000 + battery, 5, 2000.0)],
+            }
             platform.send(gateway_id, "f", frame)
             platform.send(gateway_id, "r", {"epoch": 1, "through_seq": 5, "issued_ms": 0, "expires_ms": 9 * 10**12})
             platform.send(gateway_id, "s", {"through_seq": 1})

@@ -98,6 +98,7 @@ def command_columns(
     known = [item for item in frame.commands if item.no in row_of_no]
     command = np.empty((leases.N_COMMAND, len(known)), np.int64)
     command[leases.C_GATEWAY], command[leases.C_EPOCH], command[leases.C_AT_NS] = gateway, frame.epoch, at_ns
+    command[leases.C_ISSUED_NS] = frame.issued_ms * NS_PER_MS
     values = np.empty(len(known))
     for j, item in enumerate(known):
         command[leases.C_ROW, j], command[leases.C_SEQ, j] = row_of_no[item.no], item.seq
