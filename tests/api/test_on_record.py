@@ -12,6 +12,7 @@ from tests.api.test_enrolments import enrol, line, result
 
 from unisono.api import present
 from unisono.base.errors import Unavailable
+from unisono.model.totals import LogEntry
 from unisono.store import event_log, listings
 
 
@@ -69,6 +70,45 @@ def test_a_devices_life_and_facts_are_on_the_log_of_each_of_its_portfolios(plant
         assert moved == [("declared", "commissioning", "tested"), ("commissioning", "active", "tested")]
     assert kinds(told(plant, changed["gateway_id"])) == ["gateway.created"]
     assert changed["gateway_secret"] not in json.dumps(told(plant))
+
+
+def test_a_portfolios_log_tells_of_its_devices_while_they_are_members_and_of_no_others(plant: Plant) -> None:
+    one, two = plant.portfolio(), plant.portfolio()
+    mine, other = one["assets"][0]["device_id"], two["assets"][0]["device_id"]
+    path = f"/v1/vpp/portfolios/{one['portfolio_id']}"
+
+    def suspect(*subjects: str) -> None:
+        entries = [
+            LogEntry(
+                at_ns=plant.clock.wall_ns(),
+                kind="device.suspected",
+                organisation_id=plant.organisation_id,
+                subject_id=it,
+            )
+            for it in subjects
+        ]
+        with plant.database.begin() as connection:
+            event_log.append(connection, entries)
+
+    plant.clock.advance(1)
+    suspect(mine, other)
+    plant.clock.advance(1)
+    plant.call("PATCH", path, json={"remove_members": [mine]})
+    suspect(mine)
+    plant.clock.advance(1)
+    plant.call("PATCH", path, json={"add_members": [mine, other]})
+    plant.clock.advance(1)
+    suspect(other)
+    suspect(mine)
+    told_of = [(entry["kind"], entry["subject_id"]) for entry in plant.get(f"{path}/events").json()["items"]]
+    kind, changed = "device.suspected", ("portfolio.changed", "")
+    assert told_of == [("portfolio.created", ""), (kind, mine), changed, changed, (kind, other), (kind, mine)]
+    pages, url = [], f"{path}/events?limit=2"
+    while url:
+        page = plant.get(url)
+        pages += [(entry["kind"], entry["subject_id"]) for entry in page.json()["items"]]
+        url = page.links.get("next", {}).get("url", "")
+    assert pages == told_of
 
 
 def test_what_is_refused_leaves_nothing_on_record(plant: Plant) -> None:

@@ -103,7 +103,7 @@ class _Header(msgspec.Struct):
     dispatches: list[_DispatchPart]
     ended: dict[str, tuple[int, str]]
     pending_log: list[LogEntry]
-    trimmed: dict[str, int]
+    trimmed: dict[str, dict[str, int]]
     # (dtype, shape) of each array that follows.
     arrays: list[tuple[str, list[int]]]
 

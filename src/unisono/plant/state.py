@@ -64,7 +64,8 @@ class PlantState:
     dispatches: dict[str, ActiveDispatch] = field(default_factory=dict)
     ended: dict[str, tuple[int, str]] = field(default_factory=dict)
     pending_log: list[LogEntry] = field(default_factory=list)
-    trimmed: dict[str, int] = field(default_factory=dict)
+    # By dispatch and reason: how many of its setpoints the gates trimmed in the newest cycle.
+    trimmed: dict[str, dict[str, int]] = field(default_factory=dict)
     # Which gateways' counters were told under this owner; not in the checkpoint, for each owner tells all of them.
     telling: Telling = field(default_factory=Telling)
     # What is constant in the totals of a portfolio while the fleet's version is.

@@ -33,7 +33,7 @@ from unisono.model.totals import LogEntry, OutcomeBatch, ShardTotals
 from unisono.plant.clocks import in_their_clocks
 from unisono.plant.events import run_dispatches
 from unisono.plant.leases import frames_of, new_outbox, send
-from unisono.plant.requests import fold_request
+from unisono.plant.requests import fold_request, log_entry
 from unisono.plant.state import PlantState
 from unisono.plant.takeover import take_over, tell_again
 from unisono.plant.totals import shard_totals
@@ -212,12 +212,17 @@ def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
 
 
 def _pass_gates(state: PlantState, now_ns: int) -> None:
-    """Run the gates over the wanted setpoints; say so when they begin to trim for a reason."""
-    trimmed: dict[str, int] = {}
+    """Run the gates over the wanted setpoints; say of each dispatch when they begin to trim it for a reason."""
+    trimmed: dict[str, dict[str, int]] = {}
     if state.dispatches:
+        # A gate may refuse a setpoint altogether: whose it was is known before.
+        wanted_no = state.fleet.leases.wanted_no[: state.fleet.n_devices].copy()
         for gate in GATES:
-            trimmed |= gate(state.fleet, state.config.cycle_s)
-    if trimmed.keys() - state.trimmed.keys():
-        body: dict[str, object] = dict(trimmed)
-        state.pending_log.append(LogEntry(at_ns=now_ns, kind=TRIMMED, organisation_id="", body=body))
+            for reason, is_trimmed in gate(state.fleet, state.config.cycle_s).items():
+                for dispatch_id, active in state.dispatches.items():
+                    if n := int((wanted_no[is_trimmed] == active.dispatch_no).sum()):
+                        trimmed.setdefault(dispatch_id, {})[reason] = n
+    for dispatch_id, n_of_reason in trimmed.items():
+        if n_of_reason.keys() - state.trimmed.get(dispatch_id, {}).keys():
+            state.pending_log.append(log_entry(state.dispatches[dispatch_id], TRIMMED, now_ns, dict(n_of_reason)))
     state.trimmed = trimmed

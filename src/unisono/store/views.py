@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, case, func, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, case, exists, func, select, tuple_, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.errors import NotFound
@@ -213,14 +213,39 @@ def events(
     after: int,
     limit: int,
 ) -> Sequence[RowMapping]:
-    """Return entries of the organisation's event log behind seq ``after``, of a portfolio or a subject if given."""
-    columns = [EVENT_LOG.c[name] for name in ("seq", "at_ns", "kind", "portfolio_id", "subject_id", "body", "hash")]
-    query = select(*columns).where(EVENT_LOG.c.organisation_id == organisation_id, EVENT_LOG.c.seq > after)
-    if portfolio_id:
-        query = query.where(EVENT_LOG.c.portfolio_id == portfolio_id)
+    """Return entries of the organisation's event log behind seq ``after``, of a portfolio or a subject if given.
+
+    A portfolio's are those that name it, and those that name no portfolio and are about who was its member then.
+    """
+    c = EVENT_LOG.c
+    of_organisation = _entries(c.organisation_id == organisation_id, c.seq > after)
     if subject_id:
-        query = query.where(EVENT_LOG.c.subject_id == subject_id)
-    return connection.execute(query.order_by(EVENT_LOG.c.seq).limit(limit)).mappings().all()
+        of_organisation = of_organisation.where(c.subject_id == subject_id)
+    if not portfolio_id:
+        return connection.execute(of_organisation.order_by(c.seq).limit(limit)).mappings().all()
+    # Each half is read along its own index and ends at the limit.
+    halves = (c.portfolio_id == portfolio_id, (c.portfolio_id == "") & _is_about_member(portfolio_id))
+    both = union_all(*(of_organisation.where(half).order_by(c.seq).limit(limit).subquery().select() for half in halves))
+    return connection.execute(both.order_by("seq").limit(limit)).mappings().all()
+
+
+def _entries(*where: ColumnElement[bool]) -> Select[Any]:
+    names = ("seq", "at_ns", "kind", "portfolio_id", "subject_id", "body", "hash")
+    return select(*(EVENT_LOG.c[name] for name in names)).where(*where)
+
+
+def _is_about_member(portfolio_id: str) -> ColumnElement[bool]:
+    """Say whether an entry's subject is a device that was in the portfolio at the entry's instant."""
+    member, at_ns = PORTFOLIO_MEMBER.c, EVENT_LOG.c.at_ns
+    was_in = (member.valid_from_ns <= at_ns) & (member.valid_to_ns.is_(None) | (member.valid_to_ns > at_ns))
+    return exists(
+        select(1)
+        .select_from(DEVICE)
+        .join(PORTFOLIO_MEMBER, member.device_no == DEVICE.c.device_no)
+        .join(PORTFOLIO, PORTFOLIO.c.portfolio_no == member.portfolio_no)
+        .where(DEVICE.c.device_id == EVENT_LOG.c.subject_id, PORTFOLIO.c.portfolio_id == portfolio_id, was_in)
+        .correlate(EVENT_LOG)
+    )
 
 
 def newest_event_seq(connection: Connection) -> int:

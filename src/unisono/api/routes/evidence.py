@@ -48,7 +48,11 @@ async def list_events(
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[EventEntry]:
-    """Everything decided and noticed, oldest first; the last page gives no cursor: ask it again."""
+    """Everything decided and noticed of what is the organisation's, oldest first.
+
+    ``seq`` has gaps: the chain is the whole plant's, and another organisation's entries are not shown. That none is
+    missing is what GET /v1/log/verification says. The last page gives no cursor: ask it again.
+    """
     after = decode_cursor(cursor, int)
     rows = await context.run(
         lambda connection: views.events(

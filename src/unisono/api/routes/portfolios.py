@@ -182,7 +182,10 @@ async def list_events(
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[EventEntry]:
-    """Oldest first; each entry carries its place and hash in the chain. The last page gives no cursor: ask it again."""
+    """What is told of the portfolio, of its dispatches, and of its devices while they are members; oldest first.
+
+    Each entry carries its place and hash in the chain. The last page gives no cursor: ask it again.
+    """
     check_id("portfolio", portfolio_id, "portfolio_id")
     after = decode_cursor(cursor, int)
 

@@ -178,7 +178,9 @@ class PortfolioStatus(BaseModel):
 class EventEntry(BaseModel):
     """One entry of the hash-chained event log."""
 
-    seq: int
+    seq: int = Field(
+        description="Its place in the chain, which is the whole plant's: grows, with gaps where others' entries are."
+    )
     at: str | None = Field(examples=[INSTANT_EXAMPLE])
     kind: str = Field(examples=["dispatch.accepted"])
     portfolio_id: str = ""

@@ -1,4 +1,4 @@
-"""Gates: the last look at every setpoint before it leaves. A gate trims or refuses, and says how often and why.
+"""Gates: the last look at every setpoint before it leaves. A gate trims or refuses, and says for each row why.
 
 Allocation respects the same limits; the physics gate holds them again over whatever wrote the setpoints. Gates of the
 market and of operations take their place behind it in ``GATES``: any function of the same form.
@@ -12,29 +12,32 @@ from typing import Final
 
 import numpy as np
 from numba import types
+from numpy.typing import NDArray
 
 from unisono.base.kernel import column_kernel, part
-from unisono.fleet.columns import I8, LEASES, NAMEPLATE, PICTURE, SITES, Leases, Nameplate, Picture, Sites
+from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, SITES, U1, Leases, Nameplate, Picture, Sites
 from unisono.fleet.sites import unheard_w
 from unisono.fleet.table import FleetTable
 
-Gate = Callable[[FleetTable, float], dict[str, int]]
+# Returns, for each of its reasons by which any setpoint was trimmed, which rows' (n_devices, of bools).
+Gate = Callable[[FleetTable, float], dict[str, NDArray[np.bool_]]]
 
+# Each is a bit of a row's mask, in this order.
 PHYSICS_REASONS: Final = ("rating", "state_of_charge", "ramp", "site_export_limit", "site_import_limit")
-_RATING, _SOC, _RAMP, _EXPORT, _IMPORT = range(len(PHYSICS_REASONS))
+_RATING, _SOC, _RAMP, _EXPORT, _IMPORT = (1 << bit for bit in range(len(PHYSICS_REASONS)))
 # Setpoints are whole watts, limits are not.
 ROUNDING_W: Final = 1.0
 
-_I8: Final = types.Array(types.int64, 1, "C")
+_U1: Final = types.Array(types.uint8, 1, "C")
 
 
 @part
-def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases, counts: I8) -> None:
+def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Picture, leases: Leases, reasons: U1) -> None:
     """Trim one wanted setpoint to rating, state of charge and ramp."""
     wanted_w = float(leases.wanted_w[row])
     trimmed_w = min(max(wanted_w, float(nameplate.power_min_w[row])), float(nameplate.power_max_w[row]))
     if trimmed_w != wanted_w:
-        counts[_RATING] += 1
+        reasons[row] |= _RATING
     if nameplate.energy_capacity_wh[row] > 0.0 and not math.isnan(picture.soc_frac[row]):
         before_w = trimmed_w
         # Only the store's own bounds: a load's way back to its reference stays open.
@@ -44,7 +47,7 @@ def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Pictur
         if is_full and trimmed_w < 0.0 and leases.wanted_reference_w[row] >= 0.0:
             trimmed_w = 0.0
         if trimmed_w != before_w:
-            counts[_SOC] += 1
+            reasons[row] |= _SOC
     at_w = float(leases.expected_w[row])
     is_held = leases.state[row] == 1 and trimmed_w == leases.setpoint_w[row]
     if not math.isnan(at_w) and not is_held and math.isfinite(nameplate.ramp_w_per_s[row]):
@@ -52,7 +55,7 @@ def _trim_device(row: int, cycle_s: float, nameplate: Nameplate, picture: Pictur
         before_w = trimmed_w
         trimmed_w = min(max(trimmed_w, at_w - step_w), at_w + step_w)
         if trimmed_w != before_w:
-            counts[_RAMP] += 1
+            reasons[row] |= _RAMP
     leases.wanted_w[row] = math.floor(trimmed_w) if trimmed_w > 0.0 else math.ceil(trimmed_w)
 
 
@@ -83,7 +86,7 @@ def _trim_site(row: int, over_w: float, change_w: float, sign: int, nameplate: N
     return True
 
 
-@column_kernel(types.void(types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES, _I8))
+@column_kernel(types.void(types.int64, types.int64, types.float64, SITES, NAMEPLATE, PICTURE, LEASES, _U1))
 def trim_physics(
     n: int,
     n_sites: int,
@@ -92,9 +95,9 @@ def trim_physics(
     nameplate: Nameplate,
     picture: Picture,
     leases: Leases,
-    counts: I8,
+    reasons: U1,
 ) -> None:
-    """Trim wanted setpoints to what device and connection point allow; ``counts`` follow PHYSICS_REASONS."""
+    """Trim wanted setpoints to what device and connection point allow; set the bits of its reasons for each row."""
     for site in range(n_sites):
         sites.high_w[site] = 0.0
         sites.up_w[site] = 0.0
@@ -102,7 +105,7 @@ def trim_physics(
     for row in range(n):
         site = nameplate.site[row]
         if leases.wanted_no[row] >= 0:
-            _trim_device(row, cycle_s, nameplate, picture, leases, counts)
+            _trim_device(row, cycle_s, nameplate, picture, leases, reasons)
             change_w = leases.wanted_w[row] - leases.wanted_reference_w[row]
             sites.up_w[site] += max(0.0, float(change_w))
             sites.down_w[site] += max(0.0, -float(change_w))
@@ -113,16 +116,18 @@ def trim_physics(
         site = nameplate.site[row]
         over_w = sites.high_w[site] - sites.export_limit_w[site]
         if over_w > ROUNDING_W and sites.up_w[site] > 0.0:
-            counts[_EXPORT] += _trim_site(row, over_w, sites.up_w[site], 1, nameplate, leases)
+            is_trimmed = _trim_site(row, over_w, sites.up_w[site], 1, nameplate, leases)
+            reasons[row] |= _EXPORT if is_trimmed else 0
             continue
         over_w = sites.import_limit_w[site] - sites.high_w[site]
         if over_w > ROUNDING_W and sites.down_w[site] > 0.0:
-            counts[_IMPORT] += _trim_site(row, over_w, sites.down_w[site], -1, nameplate, leases)
+            is_trimmed = _trim_site(row, over_w, sites.down_w[site], -1, nameplate, leases)
+            reasons[row] |= _IMPORT if is_trimmed else 0
 
 
-def physics_gate(table: FleetTable, cycle_s: float) -> dict[str, int]:
-    """Hold rating, state of charge, ramp and connection point; return how many setpoints were trimmed, by reason."""
-    counts = np.zeros(len(PHYSICS_REASONS), np.int64)
+def physics_gate(table: FleetTable, cycle_s: float) -> dict[str, NDArray[np.bool_]]:
+    """Hold rating, state of charge, ramp and connection point; return whose setpoints were trimmed, by reason."""
+    reasons = np.zeros(table.n_devices, np.uint8)
     trim_physics(
         table.n_devices,
         table.n_sites,
@@ -131,9 +136,12 @@ def physics_gate(table: FleetTable, cycle_s: float) -> dict[str, int]:
         table.nameplate,
         table.picture,
         table.leases,
-        counts,
+        reasons,
     )
-    return {reason: n for reason, n in zip(PHYSICS_REASONS, counts.tolist(), strict=True) if n}
+    if not reasons.any():
+        return {}
+    found = {reason: (reasons & (1 << bit)) != 0 for bit, reason in enumerate(PHYSICS_REASONS)}
+    return {reason: is_trimmed for reason, is_trimmed in found.items() if is_trimmed.any()}
 
 
 GATES: Final[tuple[Gate, ...]] = (physics_gate,)
