@@ -51,9 +51,14 @@ class Quarter(BaseModel):
     power_min_kw: float | None
     power_max_kw: float | None
     energy_kwh: float | None
-    energy_is_metered: bool
+    energy_is_metered: bool = Field(
+        description="Metered intervals (of 25 h at most, shared out by time) cover the whole quarter. "
+        "Of time that several tell of, the newest told one speaks."
+    )
     n_readings: int
-    coverage_frac: float | None = Field(description="Share of the quarter's minutes that have a reading.")
+    coverage_frac: float | None = Field(
+        description="Share of the quarter's minutes with a reading, or of its seconds in a metered interval."
+    )
 
 
 class PortfolioQuarter(BaseModel):

@@ -106,10 +106,11 @@ ACKS: Final = Kind(
     ("seq",),
 )
 
-# Sums that can be merged in any order; ``rollup.finish`` turns them into means. One row a device, source and quarter.
+# Sums that can be merged in any order; ``rollup.finish`` turns them into means. One row for the powers of a device,
+# source and quarter, and one for each piece of it that a metered interval covers.
 ROLLUP_15MIN: Final = Kind(
     "rollup_15min",
-    1,
+    2,
     pa.schema(
         [
             pa.field("device_no", pa.int32(), nullable=False),
@@ -125,6 +126,9 @@ ROLLUP_15MIN: Final = Kind(
             # What interval-energy readings say, pro rata by time, and how many seconds of the quarter they cover.
             pa.field("metered_wh", pa.float64()),
             pa.field("metered_s", pa.float64(), nullable=False),
+            # Where those seconds begin and when they were told; null for powers, and in files of version 1.
+            pa.field("metered_from_ns", pa.int64()),
+            pa.field("metered_known_ns", pa.int64()),
         ]
     ),
     ("device_no", "interval_start_ns", "source_kind"),

@@ -1,7 +1,9 @@
 """Quarter-hour sums of readings, made on the way in; sums of late readings are simply added to those already there.
 
-A sum row is one device, source and quarter. Rows of one key merge in any order (n, sums, extremes, a bit a minute), so
-an amendment is another row, and nothing that was written is changed. ``finish`` turns sums into means.
+A sum row is the powers of one device, source and quarter, or one piece of it that a metered interval covers, with the
+instant at which that was told. Rows of one key merge in any order (n, sums, extremes, a bit a minute; of a piece that
+is told again, the newest word), so an amendment is another row, and nothing that was written is changed. ``finish``
+turns sums into means; where pieces overlap, the newest told one speaks.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from numpy.typing import NDArray
 
 from unisono.model.technology import ReadingKind
 from unisono.store.history.kinds import ROLLUP_15MIN
+from unisono.wire.energies import INTERVAL_S_MAX
 
 QUARTER_NS: Final = 900 * 1_000_000_000
 _MINUTE_NS: Final = 60 * 1_000_000_000
-# An energy over a longer time than a day says nothing of a quarter.
-_QUARTERS_MAX: Final = 96
+# The wire refuses longer ones; a few that came before that rule would spread over years.
+_INTERVAL_NS_MAX: Final = INTERVAL_S_MAX * 1_000_000_000
+# In place of a piece's begin: powers, and the energies of files of version 1, which do not know where they lie.
+_NOWHERE: Final = -1
+_SOURCE_KEY: Final = ("device_no", "interval_start_ns", "source_kind")
 # A quarter counts as metered when readings cover all of it but a second, the resolution of many meters' clocks.
 _METERED_S: Final = 899.0
 
@@ -44,13 +50,12 @@ _Columns = dict[str, NDArray[Any]]
 
 def sums_of_readings(table: pa.Table) -> pa.Table:
     """Return the sum rows of a table of readings; a reading that is there twice counts once."""
-    readings = _without_repeats(table)
-    return _as_table(_merged(_joined([_power_rows(readings), _energy_rows(readings)])))
+    return _as_table(_merged(_joined([_power_rows(_without_repeats(table)), _energy_rows(_columns_of(table))])))
 
 
 def merge(table: pa.Table) -> pa.Table:
-    """Return one row a key, in the kind's order."""
-    return _as_table(_merged(_from_table(table)))
+    """Return one row a key, in the kind's order; pieces that follow one another become one."""
+    return _as_table(_run_together(_merged(_from_table(table))))
 
 
 def finish(sums: pa.Table) -> pa.Table:
@@ -60,13 +65,12 @@ def finish(sums: pa.Table) -> pa.Table:
     metered where meters cover the quarter; else the mean of the readings for a quarter of an hour; where there is none,
     the energy of the part that is metered.
     """
-    rows = _merged(_from_table(sums))
+    rows = _of_sources(_merged(_from_table(sums)))
     best = np.ones(rows["device_no"].size, dtype=bool)
     best[1:] = (np.diff(rows["device_no"]) != 0) | (np.diff(rows["interval_start_ns"]) != 0)
     rows = {name: column[best] for name, column in rows.items()}
     with np.errstate(invalid="ignore", divide="ignore"):
         sampled_w = rows["power_sum_w"] / rows["n"]
-        # Dividing by the covered time also makes an energy that was told twice count once.
         metered_w = rows["metered_wh"] / rows["metered_s"] * 3600.0
         part_wh = metered_w * np.minimum(rows["metered_s"], 900.0) / 3600.0
     is_metered = rows["metered_s"] >= _METERED_S
@@ -89,10 +93,15 @@ def finish(sums: pa.Table) -> pa.Table:
     return pa.table(arrays, schema=FINISHED)
 
 
-def _without_repeats(table: pa.Table) -> _Columns:
-    names = ("device_no", "source_kind", "reading_kind", "measured_ns", "interval_start_ns", "power_w", "energy_wh")
-    columns: _Columns = {name: table.column(name).to_numpy() for name in names if name != "interval_start_ns"}
+def _columns_of(table: pa.Table) -> _Columns:
+    names = ("device_no", "source_kind", "reading_kind", "measured_ns", "known_ns", "power_w", "energy_wh")
+    columns: _Columns = {name: table.column(name).to_numpy() for name in names}
     columns["interval_start_ns"] = table.column("interval_start_ns").fill_null(-1).to_numpy()
+    return columns
+
+
+def _without_repeats(table: pa.Table) -> _Columns:
+    columns = _columns_of(table)
     keys = [columns[name] for name in ("measured_ns", "reading_kind", "source_kind", "device_no")]
     order = np.lexsort(keys)
     is_first = np.zeros(order.size, dtype=bool)
@@ -121,21 +130,23 @@ def _power_rows(readings: _Columns) -> _Columns:
         "minutes": np.left_shift(np.uint16(1), minute),
         "metered_wh": np.zeros(n),
         "metered_s": np.zeros(n),
+        "metered_from_ns": np.full(n, _NOWHERE),
+        "metered_known_ns": np.zeros(n, np.int64),
     }
 
 
 def _energy_rows(readings: _Columns) -> _Columns:
     start_ns, end_ns = readings["interval_start_ns"], readings["measured_ns"]
     mask = (readings["reading_kind"] == ReadingKind.INTERVAL_ENERGY) & ~np.isnan(readings["energy_wh"])
-    mask &= (start_ns >= 0) & (end_ns > start_ns)
+    mask &= (start_ns >= 0) & (end_ns > start_ns) & (end_ns - start_ns <= _INTERVAL_NS_MAX)
     first = start_ns // QUARTER_NS
     n_quarters = (end_ns - 1) // QUARTER_NS - first + 1
-    mask &= n_quarters <= _QUARTERS_MAX
     kept = np.flatnonzero(mask)
     row = np.repeat(kept, n_quarters[kept])
     within = np.arange(row.size) - np.repeat(np.cumsum(n_quarters[kept]) - n_quarters[kept], n_quarters[kept])
     quarter_ns = (first[row] + within) * QUARTER_NS
-    overlap_ns = np.minimum(end_ns[row], quarter_ns + QUARTER_NS) - np.maximum(start_ns[row], quarter_ns)
+    from_ns = np.maximum(start_ns[row], quarter_ns)
+    overlap_ns = np.minimum(end_ns[row], quarter_ns + QUARTER_NS) - from_ns
     n = row.size
     return {
         "device_no": readings["device_no"][row],
@@ -148,6 +159,8 @@ def _energy_rows(readings: _Columns) -> _Columns:
         "minutes": np.zeros(n, np.uint16),
         "metered_wh": readings["energy_wh"][row] * (overlap_ns / (end_ns[row] - start_ns[row])),
         "metered_s": overlap_ns / 1e9,
+        "metered_from_ns": from_ns,
+        "metered_known_ns": readings["known_ns"][row],
     }
 
 
@@ -156,22 +169,103 @@ def _joined(parts: list[_Columns]) -> _Columns:
 
 
 def _merged(rows: _Columns) -> _Columns:
-    order = np.lexsort((rows["source_kind"], rows["interval_start_ns"], rows["device_no"]))
+    """Return one row a key: sums of powers, and of each piece what was told of it last."""
+    is_piece = rows["metered_from_ns"] != _NOWHERE
+    length_s = np.where(is_piece, rows["metered_s"], 0.0)
+    # The least significant first; two words of one instant are told apart by what they say.
+    least = (rows["metered_wh"], rows["metered_known_ns"], length_s, rows["metered_from_ns"])
+    order = np.lexsort((*least, *(rows[name] for name in reversed(_SOURCE_KEY))))
     rows = {name: column[order] for name, column in rows.items()}
     if order.size == 0:
         return rows
-    is_first = np.ones(order.size, dtype=bool)
-    is_first[1:] = np.any(
-        [rows[name][1:] != rows[name][:-1] for name in ("device_no", "interval_start_ns", "source_kind")], axis=0
-    )
-    at = np.flatnonzero(is_first)
-    merged = {name: rows[name][at] for name in ("device_no", "interval_start_ns", "source_kind")}
+    at = _firsts(*(rows[name] for name in (*_SOURCE_KEY, "metered_from_ns")), length_s[order])
+    last = np.append(at[1:], order.size) - 1
+    merged = _summed(rows, at)
+    for name in ("metered_wh", "metered_s"):
+        merged[name] = np.where(is_piece[order][at], rows[name][last], merged[name])
+    return merged | {name: rows[name][last] for name in ("metered_from_ns", "metered_known_ns")}
+
+
+def _of_sources(rows: _Columns) -> _Columns:
+    """Return one row a device, quarter and source of merged rows; what its pieces tell of the same time counts once."""
+    if rows["device_no"].size == 0:
+        return rows
+    at = _firsts(*(rows[name] for name in _SOURCE_KEY))
+    end = np.append(at[1:], rows["device_no"].size)
+    rows = dict(rows, metered_wh=rows["metered_wh"].copy(), metered_s=rows["metered_s"].copy())
+    # Rare: meters tell one interval after the other.
+    for group in np.flatnonzero(_has_clash(rows, at)):
+        _take_overlaps_out(rows, slice(int(at[group]), int(end[group])))
+    return _summed(rows, at)
+
+
+def _run_together(rows: _Columns) -> _Columns:
+    """Return merged rows with pieces that follow one another without a gap as one, where none overlaps another.
+
+    So a meter's minutes take one row in the end. Of a part that is told again later, the rest is shared out by time.
+    """
+    if rows["device_no"].size == 0:
+        return rows
+    at = _firsts(*(rows[name] for name in _SOURCE_KEY))
+    n_of_group = np.diff(np.append(at, rows["device_no"].size))
+    is_free = np.repeat(~_has_clash(rows, at), n_of_group)
+    is_first = np.ones(rows["device_no"].size, dtype=bool)
+    is_first[1:] = (_ends_ns(rows)[:-1] != rows["metered_from_ns"][1:]) | ~is_free[1:]
+    is_first[at] = True
+    first = np.flatnonzero(is_first)
+    known_ns = np.maximum.reduceat(rows["metered_known_ns"], first)
+    return _summed(rows, first) | {"metered_from_ns": rows["metered_from_ns"][first], "metered_known_ns": known_ns}
+
+
+def _summed(rows: _Columns, at: NDArray[np.intp]) -> _Columns:
+    """Return the sums of the rows between the positions ``at``."""
+    sums: _Columns = {name: rows[name][at] for name in _SOURCE_KEY}
     for name in ("n", "power_sum_w", "metered_wh", "metered_s"):
-        merged[name] = np.add.reduceat(rows[name], at)
-    merged["power_min_w"] = np.fmin.reduceat(rows["power_min_w"], at)
-    merged["power_max_w"] = np.fmax.reduceat(rows["power_max_w"], at)
-    merged["minutes"] = np.bitwise_or.reduceat(rows["minutes"], at)
-    return merged
+        sums[name] = np.add.reduceat(rows[name], at)
+    sums["power_min_w"] = np.fmin.reduceat(rows["power_min_w"], at)
+    sums["power_max_w"] = np.fmax.reduceat(rows["power_max_w"], at)
+    sums["minutes"] = np.bitwise_or.reduceat(rows["minutes"], at)
+    return sums
+
+
+def _firsts(*keys: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the positions at which a new combination of the sorted keys begins."""
+    is_first = np.ones(keys[0].size, dtype=bool)
+    is_first[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return np.flatnonzero(is_first)
+
+
+def _ends_ns(rows: _Columns) -> NDArray[np.int64]:
+    """Return where each piece ends; of what is no piece, no instant."""
+    length_ns = np.rint(rows["metered_s"] * 1e9).astype(np.int64)
+    return np.where(rows["metered_from_ns"] == _NOWHERE, _NOWHERE - 1, rows["metered_from_ns"] + length_ns)
+
+
+def _has_clash(rows: _Columns, at: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return for each group of merged rows that begins at ``at`` whether any two of its pieces overlap."""
+    # Pieces are in the order of their begin: where any two overlap, two neighbours do.
+    is_clash = np.zeros(rows["device_no"].size, dtype=bool)
+    is_clash[1:] = rows["metered_from_ns"][1:] < _ends_ns(rows)[:-1]
+    is_clash[at] = False
+    return np.logical_or.reduceat(is_clash, at)
+
+
+def _take_overlaps_out(rows: _Columns, group: slice) -> None:
+    """Leave each piece of a group the time that no newer told one covers (no shorter one, told at once), pro rata."""
+    from_ns, end_ns = rows["metered_from_ns"][group], _ends_ns(rows)[group]
+    length_s, energy_wh = rows["metered_s"][group], rows["metered_wh"][group]
+    taken: list[tuple[int, int]] = []
+    for piece in np.lexsort((length_s, -rows["metered_known_ns"][group])):
+        if from_ns[piece] == _NOWHERE:
+            continue
+        free = [(int(from_ns[piece]), int(end_ns[piece]))]
+        for begin, end in taken:
+            parts = [(low, min(high, begin)) for low, high in free] + [(max(low, end), high) for low, high in free]
+            free = [(low, high) for low, high in parts if low < high]
+        taken += free
+        left_s = sum(high - low for low, high in free) / 1e9
+        energy_wh[piece] *= left_s / length_s[piece]
+        length_s[piece] = left_s
 
 
 def _from_table(table: pa.Table) -> _Columns:
@@ -189,6 +283,8 @@ def _from_table(table: pa.Table) -> _Columns:
         columns[name] = table.column(name).to_numpy()
     for name in ("power_sum_w", "metered_wh"):
         columns[name] = table.column(name).fill_null(0.0).to_numpy()
+    for name, nothing in (("metered_from_ns", _NOWHERE), ("metered_known_ns", 0)):
+        columns[name] = table.column(name).fill_null(nothing).to_numpy()
     return columns
 
 
@@ -201,5 +297,7 @@ def _as_table(rows: _Columns) -> pa.Table:
             mask = rows["n"] == 0
         elif field.name == "metered_wh":
             mask = rows["metered_s"] == 0
+        elif field.name in ("metered_from_ns", "metered_known_ns"):
+            mask = rows["metered_from_ns"] == _NOWHERE
         arrays.append(pa.array(rows[field.name], field.type, mask=mask, from_pandas=True))
     return pa.table(arrays, schema=ROLLUP_15MIN.schema)
