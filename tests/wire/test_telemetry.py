@@ -174,6 +174,15 @@ def test_an_energy_beyond_its_bounds_is_named_with_its_value_and_its_rule() -> N
     ]
 
 
+def test_the_row_of_a_line_is_its_place_in_the_text_with_blank_lines_counted() -> None:
+    good = encode_ndjson([Reading(no=11, ts=NOW_MS, p=1.0)])
+    text = b"\n" + good + b"\r\n  \n{broken\n\n" + encode_ndjson([Reading(no=11, ts=NOW_MS, p=1.0, soc=2.0)])
+    lines = text.splitlines()
+    outcome = decode_ndjson(text, 1, KNOWN, NOW_NS)
+    assert told(outcome) == [(lines.index(b"{broken"), "body", "malformed"), (len(lines) - 1, "soc", "out_of_range")]
+    assert outcome.n_received == 3
+
+
 def test_a_refused_row_tells_its_value_as_it_was_sent_and_cut_short() -> None:
     long = "x" * 1000
     lines = [

@@ -91,7 +91,7 @@ def decode_batch(payload: bytes, gateway_no: int, known: KnownDevices, known_ns:
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             raise refused_whole(payload, wrong) from wrong
         seq, n_rows = loose.seq, len(loose.readings)
-        readings, rows, errors = _decode_each(loose.readings)
+        readings, rows, errors = _decode_each(enumerate(loose.readings))
     if not 0 <= seq < 2**63:
         raise InvalidInput("seq", seq, "must be a whole number from 0 to 2^63 - 1")
     _check_count(n_rows)
@@ -105,10 +105,13 @@ def decode_batch(payload: bytes, gateway_no: int, known: KnownDevices, known_ns:
 
 
 def decode_ndjson(payload: bytes, gateway_no: int, known: KnownDevices, known_ns: int) -> DecodedReadings:
-    """Return the readings of a text with one JSON object a line; empty lines are skipped. It has no sequence."""
-    lines = [line for line in payload.splitlines() if line.strip()]
+    """Return the readings of a text with one JSON object a line. It has no sequence.
+
+    Empty lines are skipped, but they count: the ``row`` of an error is its line's place in the text, from 0.
+    """
+    lines = {at: line for at, line in enumerate(payload.splitlines()) if line.strip()}
     _check_count(len(lines))
-    readings, rows, errors = _decode_each(lines)
+    readings, rows, errors = _decode_each(lines.items())
     return settle(
         raw_columns(readings, rows, resolve(readings, gateway_no, known)),
         errors,
@@ -203,11 +206,11 @@ def _sent(readings: Sequence[Reading]) -> Callable[[int, str], object]:
     return sent
 
 
-def _decode_each(parts: Sequence[bytes | msgspec.Raw]) -> tuple[list[Reading], list[int], list[RowError]]:
+def _decode_each(parts: Iterable[tuple[int, bytes | msgspec.Raw]]) -> tuple[list[Reading], list[int], list[RowError]]:
     readings: list[Reading] = []
     rows: list[int] = []
     errors: list[RowError] = []
-    for row, part in enumerate(parts):
+    for row, part in parts:
         try:
             readings.append(_READING.decode(part))
             rows.append(row)
