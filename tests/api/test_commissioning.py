@@ -148,6 +148,56 @@ def test_a_change_that_makes_no_sense_is_refused_whole(
     assert len(announced(plant)) == n_announced
 
 
+def test_null_takes_a_fact_back_to_what_an_enrolment_without_it_gives(plant: Plant) -> None:
+    facts = {
+        "max_charge_kw": 3.0,
+        "ramp_kw_per_s": 0.5,
+        "soc_reserve_frac": 0.4,
+        "ready_by": "2026-11-21T07:00:00Z",
+        "needed_energy_kwh": 9,
+        "command_latency_s": 30,
+        "command_ttl_s": 300,
+        "control_kinds": ["schedule"],
+        "fallback": "hold",
+        "merit_usd_per_kwh": 0.12,
+        "node_path": "pdx/sub-2",
+        "vendor": "acme",
+        "duration_max_s": 3600,
+    }
+    told, untold = declared(plant), declared(plant)
+    assert patch(plant, told, **facts).status_code == 200
+    patch(plant, untold, telemetry_period_s=60)
+    bare = announced(plant)[-1]
+    plant.clock.advance(1)
+    changed = patch(plant, told, **dict.fromkeys(facts)).json()
+    assert (changed["max_discharge_kw"], changed["max_charge_kw"]) == (7.6, 7.6), "as strong the other way again"
+    record = announced(plant)[-1]
+    assert record.ratings == bare.ratings
+    same = ("command_latency_s", "command_ttl_s", "control_kinds", "fallback", "merit_micros_per_kwh", "node_path")
+    assert [getattr(record, name) for name in (*same, "vendor")] == [getattr(bare, name) for name in (*same, "vendor")]
+    limits = ("soc_reserve_frac", "ready_by_ns", "needed_energy_wh")
+    assert [getattr(record.limits, name) for name in limits] == [getattr(bare.limits, name) for name in limits]
+    entry = plant.get(f"/v1/events?subject_id={record.device_id}").json()["items"][-1]
+    assert entry["body"]["facts"].items() >= dict.fromkeys(facts).items()
+
+
+def test_null_for_what_a_device_cannot_be_without_is_refused_by_field_and_rule(plant: Plant) -> None:
+    path = declared(plant)
+    patch(plant, path, gateway_reference="gw", partner_reference="home-9")
+    move(plant, path, "commissioning")
+    needed = {
+        "max_discharge_kw": "must be given for bess that is not only declared",
+        "capacity_kwh": "must be given for bess, and be above 0",
+        "gateway_id": "must not be null",
+        "partner_reference": "must stay what it is: 'home-9'",
+    }
+    for field, rule in needed.items():
+        problem = problem_of(patch(plant, path, vendor="new", **{field: None}), 422)
+        assert (problem["field"], problem["value"]) == (field, None)
+        assert rule in problem["rule"]
+    assert plant.get(path).json()["vendor"] == ""
+
+
 def test_a_device_of_somebody_else_is_not_there_to_be_changed(plant: Plant) -> None:
     path = declared(plant)
     _, stranger = plant.organisation(f"stranger at {path}")

@@ -1,13 +1,15 @@
 """The facts of a device that are told when it is enrolled and can be changed later, and the rules that they must meet.
 
 What is not told keeps what was there before: the technology's defaults at an enrolment, the present record at a change.
+A fact told as null is taken back: it is again what it is when a device is enrolled without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+import msgspec
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
@@ -17,9 +19,10 @@ from unisono.base.instants import MISSING_NS, format_rfc3339
 from unisono.base.units import kwh_of_wh, w_of_kw, wh_of_kwh
 from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.model.technology import CommandKind, Fallback, Lifecycle, Technology
+from unisono.store.enrolment import NewDevice
 
 A = TypeVar("A")
-B = TypeVar("B")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 def number(value: object) -> object:
@@ -48,8 +51,59 @@ TTL_LATENCIES_MIN: Final = 2.0
 # Those that can be called on for nothing else than to feed in; the others are asked to draw less.
 _FEEDS_IN: Final = frozenset({Technology.PV, Technology.BESS, Technology.CHP})
 _IS_CAR: Final = frozenset({Technology.EV, Technology.EVSE})
-# Fields that are columns of the same name.
+
+
+def _as_told(value: A) -> A:
+    return value
+
+
+def _import_w(power_kw: float) -> float:
+    return 0.0 - w_of_kw(power_kw)
+
+
+def _kind_codes(kinds: Sequence[str]) -> tuple[int, ...]:
+    return tuple(int(CommandKind[kind.upper()]) for kind in kinds)
+
+
+def _fallback_code(name: str) -> int:
+    return int(Fallback[name.upper()])
+
+
+def _micros(price_usd: float) -> int:
+    return round(price_usd * MICROS_PER_USD)
+
+
 _SAME: Final = ("vendor", "carrier", "node_path", "telemetry_period_s", "command_latency_s", "command_ttl_s")
+_SAME_RATING: Final = ("charge_efficiency_frac", "discharge_efficiency_frac", "is_on_off", "min_on_s", "min_off_s")
+_SAME_BLOCK: Final = ("notice_s", "duration_max_s", "rebound_frac")
+_SAME_LIMIT: Final = (
+    "soc_reserve_frac",
+    "soc_max_frac",
+    "comfort_low_degc",
+    "comfort_high_degc",
+    "events_per_season_max",
+)
+# Where each fact is kept, and how it is said there.
+_RATING_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "max_discharge_kw": ("power_max_w", w_of_kw),
+    "max_charge_kw": ("power_min_w", _import_w),
+    "capacity_kwh": ("energy_capacity_wh", wh_of_kwh),
+    "ramp_kw_per_s": ("ramp_w_per_s", w_of_kw),
+    "min_power_kw": ("power_step_min_w", w_of_kw),
+    **{name: (name, _as_told) for name in (*_SAME_RATING, *_SAME_BLOCK)},
+}
+_LIMIT_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "ready_by": ("ready_by_ns", _as_told),
+    "needed_energy_kwh": ("needed_energy_wh", wh_of_kwh),
+    **{name: (name, _as_told) for name in _SAME_LIMIT},
+}
+_COLUMN_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "control_kinds": ("control_kinds", _kind_codes),
+    "fallback": ("fallback", _fallback_code),
+    "merit_usd_per_kwh": ("merit_micros_per_kwh", _micros),
+    **{name: (name, _as_told) for name in _SAME},
+}
+_DEFAULT_OF_COLUMN: Final = {field.name: field.default for field in msgspec.structs.fields(NewDevice)}
 
 
 class DeviceFacts(Asked):
@@ -124,46 +178,54 @@ class DeviceFacts(Asked):
         Field(default=None, description="When enrolled without it: 0.")
     )
 
-    def ratings_from(self, base: Ratings, technology: Technology) -> Ratings:
-        """Return the nameplate in watts, power positive into the grid: what is told, else that of ``base``."""
-        power_min_w = base.power_min_w
-        if technology is Technology.BESS and not base.power_max_w and not base.power_min_w:
-            # A battery whose power is told for the first time, and one way only, is as strong the other way.
-            power_min_w = 0.0 - w_of_kw(self.max_discharge_kw or 0.0)
-        return Ratings(
-            power_max_w=_told(self.max_discharge_kw, base.power_max_w, w_of_kw),
-            power_min_w=_told(self.max_charge_kw, power_min_w, lambda power_kw: 0.0 - w_of_kw(power_kw)),
-            energy_capacity_wh=_told(self.capacity_kwh, base.energy_capacity_wh, wh_of_kwh),
-            charge_efficiency_frac=_or(self.charge_efficiency_frac, base.charge_efficiency_frac),
-            discharge_efficiency_frac=_or(self.discharge_efficiency_frac, base.discharge_efficiency_frac),
-            ramp_w_per_s=_told(self.ramp_kw_per_s, base.ramp_w_per_s, w_of_kw),
-            power_step_min_w=_told(self.min_power_kw, base.power_step_min_w, w_of_kw),
-            is_on_off=_or(self.is_on_off, base.is_on_off),
-            min_on_s=_or(self.min_on_s, base.min_on_s),
-            min_off_s=_or(self.min_off_s, base.min_off_s),
-            notice_s=_or(self.notice_s, base.notice_s),
-            duration_max_s=_or(self.duration_max_s, base.duration_max_s),
-            rebound_frac=_or(self.rebound_frac, base.rebound_frac),
+    @property
+    def cleared(self) -> frozenset[str]:
+        """The facts that are told as null."""
+        return frozenset(
+            name for name in self.model_fields_set & DeviceFacts.model_fields.keys() if self._is_null(name)
         )
 
-    def limits_from(self, base: OwnerLimits) -> OwnerLimits:
-        """Return what the owner allows: what is told, else that of ``base``."""
-        return OwnerLimits(
-            soc_reserve_frac=_or(self.soc_reserve_frac, base.soc_reserve_frac),
-            soc_max_frac=_or(self.soc_max_frac, base.soc_max_frac),
-            comfort_low_degc=_or(self.comfort_low_degc, base.comfort_low_degc),
-            comfort_high_degc=_or(self.comfort_high_degc, base.comfort_high_degc),
-            ready_by_ns=_or(self.ready_by, base.ready_by_ns),
-            needed_energy_wh=_told(self.needed_energy_kwh, base.needed_energy_wh, wh_of_kwh),
-            events_per_season_max=_or(self.events_per_season_max, base.events_per_season_max),
-        )
+    def _is_null(self, fact: str) -> bool:
+        return getattr(self, fact) is None
+
+    def ratings_from(self, base: Ratings, technology: Technology, defaults: Ratings | None = None) -> Ratings:
+        """Return the nameplate in watts, power positive into the grid: what is told, else that of ``base``.
+
+        What is told as null is that of ``defaults`` (None: of ``base``).
+        """
+        ratings = self._over(base, defaults or base, _RATING_OF_FACT)
+        is_new = not base.power_max_w and not base.power_min_w
+        is_cleared = defaults is not None and "max_charge_kw" in self.cleared
+        if technology is Technology.BESS and self.max_charge_kw is None and (is_new or is_cleared):
+            # A battery whose power is told one way only is as strong the other way.
+            return msgspec.structs.replace(ratings, power_min_w=0.0 - ratings.power_max_w)
+        return ratings
+
+    def limits_from(self, base: OwnerLimits, defaults: OwnerLimits | None = None) -> OwnerLimits:
+        """Return what the owner allows: what is told, else that of ``base``; as null, that of ``defaults``."""
+        limits = self._over(base, defaults or base, _LIMIT_OF_FACT)
+        if defaults is not None and "soc_reserve_frac" in self.cleared:
+            reserve_frac = min(limits.soc_reserve_frac, limits.soc_max_frac)
+            return msgspec.structs.replace(limits, soc_reserve_frac=reserve_frac)
+        return limits
+
+    def _over(self, base: S, defaults: S, of_fact: Mapping[str, tuple[str, Callable[[Any], Any]]]) -> S:
+        """Return ``base`` with the facts that are told, those that are null as in ``defaults``."""
+        told = {}
+        for fact in self.model_fields_set & of_fact.keys():
+            column, convert = of_fact[fact]
+            value = getattr(self, fact)
+            told[column] = getattr(defaults, column) if value is None else convert(value)
+        return msgspec.structs.replace(base, **told)
 
     def lease_from(self, latency_s: float, ttl_s: float | None) -> tuple[float, float]:
         """Return how long a command takes and a lease lives: what is told, else what was before.
 
-        ``ttl_s`` None: as long as suits the latency. Raises InvalidInput for a life too short to be renewed.
+        ``ttl_s`` None, or told as null: as long as suits the latency. Raises InvalidInput for a life too short to be
+        renewed.
         """
-        latency_s = _or(self.command_latency_s, latency_s)
+        latency_s = _or(self.command_latency_s, LATENCY_S if "command_latency_s" in self.cleared else latency_s)
+        ttl_s = None if "command_ttl_s" in self.cleared else ttl_s
         suits_s = max(TTL_S, TTL_LATENCIES * latency_s)
         ttl_s = _or(self.command_ttl_s, suits_s if ttl_s is None else ttl_s)
         if ttl_s < TTL_LATENCIES_MIN * latency_s:
@@ -172,14 +234,12 @@ class DeviceFacts(Asked):
         return latency_s, ttl_s
 
     def columns(self) -> dict[str, Any]:
-        """Return what else is told, as ``store.enrolment.NewDevice`` names and codes it."""
-        told = {name: getattr(self, name) for name in _SAME if getattr(self, name) is not None}
-        if self.control_kinds is not None:
-            told["control_kinds"] = tuple(int(CommandKind[kind.upper()]) for kind in self.control_kinds)
-        if self.fallback is not None:
-            told["fallback"] = int(Fallback[self.fallback.upper()])
-        if self.merit_usd_per_kwh is not None:
-            told["merit_micros_per_kwh"] = round(self.merit_usd_per_kwh * MICROS_PER_USD)
+        """Return what else is told, as ``store.enrolment.NewDevice`` names and codes it; as null, what it takes."""
+        told = {}
+        for fact in self.model_fields_set & _COLUMN_OF_FACT.keys():
+            column, convert = _COLUMN_OF_FACT[fact]
+            value = getattr(self, fact)
+            told[column] = _DEFAULT_OF_COLUMN[column] if value is None else convert(value)
         return told
 
     def check(self, technology: Technology, lifecycle: Lifecycle, ratings: Ratings, limits: OwnerLimits) -> None:
@@ -218,10 +278,6 @@ def _check_order(field: str, value: float, above: str, most_value: float) -> Non
     # NaN (no comfort band) is in order with everything.
     if value > most_value:
         raise InvalidInput(field, value, f"must not be above {above}")
-
-
-def _told(value: A | None, otherwise: B, convert: Callable[[A], B]) -> B:
-    return otherwise if value is None else convert(value)
 
 
 def _or(value: A | None, otherwise: A) -> A:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
+import msgspec
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from unisono.api.enrolment.facts import LATENCY_S, DeviceFacts, number
@@ -98,25 +99,36 @@ class EnrolmentLine(DeviceFacts):
 
     def ratings(self) -> Ratings:
         """Return the nameplate in watts, power positive into the grid."""
-        defaults = DEFAULTS_OF_TECHNOLOGY.get(self.technology, LineDefaults())
-        base = Ratings(
-            power_max_w=0.0,
-            power_min_w=0.0,
-            charge_efficiency_frac=defaults.charge_efficiency_frac,
-            discharge_efficiency_frac=defaults.discharge_efficiency_frac,
-        )
-        return self.ratings_from(base, self.technology)
+        return self.ratings_from(default_ratings(self.technology), self.technology)
 
     def limits(self) -> OwnerLimits:
         """Return what the owner allows."""
-        defaults = DEFAULTS_OF_TECHNOLOGY.get(self.technology, LineDefaults())
-        reserve_frac = defaults.soc_reserve_frac
-        base = OwnerLimits(
-            soc_reserve_frac=reserve_frac if self.soc_max_frac is None else min(reserve_frac, self.soc_max_frac),
-            comfort_low_degc=defaults.comfort_low_degc,
-            comfort_high_degc=defaults.comfort_high_degc,
-        )
+        base = default_limits(self.technology)
+        if self.soc_max_frac is not None:
+            reserve_frac = min(base.soc_reserve_frac, self.soc_max_frac)
+            base = msgspec.structs.replace(base, soc_reserve_frac=reserve_frac)
         return self.limits_from(base)
+
+
+def default_ratings(technology: Technology) -> Ratings:
+    """Return the nameplate of a device that nothing is told of: no power, no energy."""
+    defaults = DEFAULTS_OF_TECHNOLOGY.get(technology, LineDefaults())
+    return Ratings(
+        power_max_w=0.0,
+        power_min_w=0.0,
+        charge_efficiency_frac=defaults.charge_efficiency_frac,
+        discharge_efficiency_frac=defaults.discharge_efficiency_frac,
+    )
+
+
+def default_limits(technology: Technology) -> OwnerLimits:
+    """Return what the owner of a device allows who says nothing."""
+    defaults = DEFAULTS_OF_TECHNOLOGY.get(technology, LineDefaults())
+    return OwnerLimits(
+        soc_reserve_frac=defaults.soc_reserve_frac,
+        comfort_low_degc=defaults.comfort_low_degc,
+        comfort_high_degc=defaults.comfort_high_degc,
+    )
 
 
 def parse_line(text: bytes) -> EnrolmentLine:

@@ -11,6 +11,7 @@ from unisono.api import present
 from unisono.api.auth import Enroller
 from unisono.api.context import Context
 from unisono.api.enrolment.facts import DeviceFacts
+from unisono.api.enrolment.line import default_limits, default_ratings
 from unisono.api.event_notes import note, note_of_device
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.responses import PROBLEM_RESPONSES
@@ -39,7 +40,10 @@ async def change_device(
 ) -> Response:
     """Give a declared device its gateway and the facts that were not known; also later, for all but retired ones.
 
-    Fronts and realtime hear of it within a second. Ratings hold from now on, the former ones stay on record.
+    What is left out stays. A fact told as null is taken back: it is what it is for a device enrolled without it. What
+    the device can't be without is refused as null (422, with field and rule): the power of its direction, a store's
+    capacity_kwh, gateway_id, partner_reference. Fronts and realtime hear of it within a second. Ratings hold from now
+    on, the former ones stay on record.
     """
     check_id("device", device_id, "device_id")
 
@@ -47,10 +51,11 @@ async def change_device(
         now_ns = context.clock.wall_ns()
         before = devices.locked(connection, caller.organisation_id, device_id, now_ns)
         technology = Technology(before.technology)
-        ratings = asked.ratings_from(before.ratings, technology)
-        limits = asked.limits_from(before.limits)
+        ratings = asked.ratings_from(before.ratings, technology, default_ratings(technology))
+        limits = asked.limits_from(before.limits, default_limits(technology))
         asked.check(technology, Lifecycle(before.lifecycle), ratings, limits)
-        asked.lease_from(before.command_latency_s, before.command_ttl_s)
+        latency_s, ttl_s = asked.lease_from(before.command_latency_s, before.command_ttl_s)
+        lease = {"command_latency_s": latency_s, "command_ttl_s": ttl_s}
         secret = secrets.token_urlsafe(32)
         gateway = _gateway(connection, before, asked, secret, now_ns)
         devices.change(
@@ -60,7 +65,7 @@ async def change_device(
             gateway_no=None if gateway is None else gateway.number,
             ratings=ratings,
             limits=limits,
-            **asked.columns(),
+            **asked.columns() | lease,
             **_reference(connection, before, asked, now_ns),
         )
         changed = present.device(listings.device(connection, caller.organisation_id, device_id, now_ns))
@@ -69,7 +74,8 @@ async def change_device(
             shown = secret
             reference, link = asked.gateway_reference, asked.link or "mqtt"
             note(connection, caller, now_ns, "gateway.created", subject_id=gateway.id, reference=reference, link=link)
-        facts = {**asked.model_dump(exclude_none=True), "gateway_id": changed.gateway_id}
+        facts = {**asked.model_dump(exclude_none=True), **dict.fromkeys(sorted(asked.cleared))}
+        facts["gateway_id"] = changed.gateway_id
         if asked.ready_by is not None:
             facts["ready_by"] = format_rfc3339(asked.ready_by)
         note_of_device(connection, caller, now_ns, "device.changed", before, facts=facts)
@@ -117,6 +123,8 @@ def _gateway(
         raise InvalidInput("gateway_id", asked.gateway_id, "must not be given beside gateway_reference")
     if asked.gateway_reference is None and asked.link is not None:
         raise InvalidInput("link", asked.link, "must be given with gateway_reference only")
+    if asked.gateway_id is None and "gateway_id" in asked.model_fields_set and before.gateway_no >= 0:
+        raise InvalidInput("gateway_id", None, "must not be null: a device keeps its gateway until it has another one")
     wanted: NewGateway | str | None = asked.gateway_id
     if asked.gateway_reference is not None:
         wanted = NewGateway(
@@ -135,12 +143,12 @@ def _gateway(
 
 def _reference(connection: Connection, before: DeviceRecord, asked: DevicePatch, now_ns: int) -> dict[str, str]:
     """Return the partner's reference if it is told; raises InvalidInput for a second name: the first finds it again."""
-    if asked.partner_reference is None:
+    if "partner_reference" not in asked.model_fields_set:
         return {}
     known = listings.device(connection, before.organisation_id, before.device_id, now_ns).partner_reference
     if known not in ("", asked.partner_reference):
         raise InvalidInput("partner_reference", asked.partner_reference, f"must stay what it is: {known!r}")
-    return {"partner_reference": asked.partner_reference}
+    return {"partner_reference": asked.partner_reference or ""}
 
 
 def _check_ready(record: DeviceRecord) -> None:

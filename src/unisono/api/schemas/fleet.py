@@ -111,7 +111,10 @@ class DeviceDetail(Device):
 
 
 class DevicePatch(DeviceFacts):
-    """What is to be known of a device from now on; what is null or left out stays as it is."""
+    """What is to be known of a device from now on; what is left out stays, a fact that is null is taken back.
+
+    gateway_reference and link are no facts of the device: null is as good as left out.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
