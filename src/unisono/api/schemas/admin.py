@@ -69,9 +69,14 @@ class Job(BaseModel):
     job_id: str = Field(examples=[JOB_EXAMPLE])
     kind: str = Field(examples=["enrolment"])
     state: str = Field(description="queued, running, completed or failed", examples=["running"])
-    n_total: int
-    n_done: int
-    n_errors: int = Field(description="Rows refused; see errors_url.")
+    n_total: int = Field(description="Rows of the body, blank lines left out: n_done + n_remaining.", examples=[100])
+    n_done: int = Field(description="Rows worked through, refused ones too: n_enrolled + n_errors.", examples=[80])
+    n_enrolled: int = Field(
+        description="Rows whose device is enrolled now, made by this job or there before (result: is_new).",
+        examples=[77],
+    )
+    n_errors: int = Field(description="Rows refused; see errors_url.", examples=[3])
+    n_remaining: int = Field(description="Rows that are not worked through yet.", examples=[20])
     progress_frac: float
     created_at: str | None = None
     finished_at: str | None = None
