@@ -154,9 +154,8 @@ def check(file: Annotated[Path | None, typer.Argument(help="Another file than ./
 
 @settings_app.command("show")
 def show_settings() -> None:
-    """Print what holds, secrets masked."""
-    for name, value in config.shown(load_settings()).items():
-        typer.echo(f"{name} = {value}")
+    """Print what holds as TOML that unisono.toml takes; secrets stand in comments, masked."""
+    typer.echo(config.shown(load_settings()), nl=False)
 
 
 @settings_app.command("reference")

@@ -6,6 +6,7 @@ The environment goes before the file, the file before the defaults. Nothing is g
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from unisono.base.errors import InvalidInput, UnisonoError
+from unisono.base.rule_words import rule_of_pydantic
 
 PREFIX: Final = "UNISONO_"
 FILE_NAME: Final = "unisono.toml"
@@ -107,7 +109,7 @@ class Settings(BaseModel):
     mqtt_client_port: Port = Field(default=8883, description="Its port.")
     mqtt_client_user: str = Field(default="", description="Who the platform is there.")
     mqtt_client_password: SecretStr = Field(default=SecretStr(""), description="Its password there.")
-    mqtt_client_version: Literal[4, 5] = Field(default=5, description="4 is MQTT 3.1.1, 5 is MQTT 5.")
+    mqtt_client_version: int = Field(default=5, ge=4, le=5, description="4 is MQTT 3.1.1, 5 is MQTT 5.")
     mqtt_client_tls: bool = Field(default=True, description="Whether it is spoken to over TLS.")
     metrics_host: Host = Field(default="127.0.0.1", description="The address of health and metrics of each role.")
     metrics_port: Port = Field(
@@ -217,7 +219,8 @@ def _rule(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][0]), Settings.model_fields, n=1)
         return "is no setting" + (f"; did you mean {near[0]}?" if near else "; see `unisono config show`")
-    return str(error["msg"]).replace("Input should be", "must be")
+    # Settings come as TOML or as text: what is wrong with them is not wrong with JSON.
+    return rule_of_pydantic(error).replace(" JSON ", " ")
 
 
 def _shown(field: str, value: object) -> object:
@@ -225,9 +228,25 @@ def _shown(field: str, value: object) -> object:
     return "**********" if is_secret else value
 
 
-def shown(settings: Settings) -> dict[str, str]:
-    """Return every setting as text, secrets masked."""
-    return {name: str(getattr(settings, name)) for name in Settings.model_fields}
+def shown(settings: Settings) -> str:
+    """Return every setting as TOML that a settings file takes; comments stand for what is unset, and for secrets."""
+    return "".join(f"{_toml_line(name, getattr(settings, name))}\n" for name in Settings.model_fields)
+
+
+def _toml_line(name: str, value: object) -> str:
+    match value:
+        case None:
+            return f"# {name} is unset"
+        case SecretStr() if value.get_secret_value():
+            return f'# {name} = "{value}" is secret'
+        case SecretStr():
+            return f'{name} = ""'
+        case bool():
+            return f"{name} = {str(value).lower()}"
+        case int() | float():
+            return f"{name} = {value}"
+    # A TOML string is a JSON string, but for this one character.
+    return f"{name} = {json.dumps(str(value), ensure_ascii=False)}".replace("\x7f", "\\u007f")
 
 
 def reference_page() -> str:
@@ -257,7 +276,7 @@ _PAGE: Final = """# Configuration
 
 Settings come from `unisono.toml` (in the working folder, or where `UNISONO_CONFIG` says), and from environment
 variables, which go before the file. `unisono config check` names every bad field, its value and the rule;
-`unisono config show` prints what holds, secrets masked.
+`unisono config show` prints what holds, as TOML that `unisono.toml` takes; secrets stand in comments, masked.
 
 | name in `unisono.toml` | variable | default | allowed | meaning |
 |---|---|---|---|---|
