@@ -34,6 +34,31 @@ def test_the_loop_raises_and_clears_what_the_picture_and_the_outbox_say(lone_pla
     assert events[-1]["kind"] == "alarm.raised"
 
 
+def test_the_end_of_an_alarm_says_what_is_so_now_and_its_words_follow_before(lone_plant: Plant) -> None:
+    plant = lone_plant
+    portfolio = plant.portfolio()
+    loop = AlarmLoop(plant.database, plant.picture, plant.clock, SETTINGS)
+
+    def look(fresh_frac: float, seconds: float) -> None:
+        plant.clock.advance(seconds)
+        plant.picture.fold_totals(totals(portfolio["portfolio_no"], completeness_frac=fresh_frac))
+        loop.look()
+
+    look(0.5, 0)
+    look(0.5, 2)
+    look(0.25, 61)
+    (words,) = (one["detail"] for one in plant.get("/v1/alarms").json()["items"] if one["kind"] == COVERAGE)
+    assert words.startswith("25.0% of")
+    # Another process takes over.
+    loop = AlarmLoop(plant.database, plant.picture, plant.clock, SETTINGS)
+    look(0.9, 2)
+    look(0.9, 2)
+    entries = plant.get(f"/v1/vpp/portfolios/{portfolio['portfolio_id']}/events").json()["items"]
+    (cleared,) = (entry["body"] for entry in entries if entry["kind"] == "alarm.cleared")
+    assert cleared["detail"].startswith("90.0% of")
+    assert cleared["was"].startswith("25.0% of")
+
+
 def test_the_first_who_has_seen_it_stays_on_record(plant: Plant) -> None:
     with plant.database.begin() as connection:
         raised = alarms.raise_alarm(connection, plant.organisation_id, "coverage_below_floor", "pfo_x", NOW_NS)

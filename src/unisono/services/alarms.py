@@ -1,7 +1,8 @@
 """Raises alarms from what the shards say of themselves, and clears them when it is over.
 
 One open alarm stands for one thing that is wrong with one subject. A condition must hold for a while before it is
-raised and be gone for a while before it is cleared, so that a value at its bound does not ring all day.
+raised and be gone for a while before it is cleared, so that a value at its bound does not ring all day. The words of an
+open alarm follow what is so, once a minute; the entry of its end says what is so then, and what was wrong last.
 """
 
 from __future__ import annotations
@@ -54,19 +55,22 @@ class AlarmSettings:
     clear_s: float = 30.0
     # Gateways that were counted before and then said nothing for this long.
     gateway_silent_s: float = 300.0
+    # An open alarm's words are written anew no sooner than this: ages grow with every look.
+    refresh_s: float = 60.0
     # A waiting request is published within 0.1 s; after this something is away.
     outbox_age_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is wrong now."""
+    """Something that is wrong now; or, with ``is_wrong`` False, what is so of a subject that is well."""
 
     organisation_id: str
     kind: str
     subject_id: str
     detail: str
     portfolio_id: str = ""
+    is_wrong: bool = True
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -80,6 +84,9 @@ class _Watched:
     since_ns: int
     seen_ns: int
     is_raised: bool
+    # What was told of it last, and when.
+    told: str = ""
+    told_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -92,7 +99,9 @@ class AlarmBook:
     def adopt(self, conditions: Iterable[Condition], monotonic_ns: int) -> None:
         """Take over alarms that an earlier process left open, so that they are cleared when they are over."""
         for condition in conditions:
-            self._watched[condition.key] = _Watched(condition, monotonic_ns, monotonic_ns, is_raised=True)
+            watched = _Watched(condition, monotonic_ns, monotonic_ns, is_raised=True)
+            watched.told, watched.told_ns = condition.detail, monotonic_ns
+            self._watched[condition.key] = watched
 
     def look(self, conditions: Iterable[Condition], monotonic_ns: int) -> tuple[list[Condition], list[Condition]]:
         """Return what is to be raised and what is to be cleared, given all that is wrong now."""
@@ -108,6 +117,7 @@ class AlarmBook:
             if is_present and not watched.is_raised:
                 if monotonic_ns - watched.since_ns >= self.settings.hold_s * NS_PER_S:
                     watched.is_raised = True
+                    watched.told, watched.told_ns = watched.condition.detail, monotonic_ns
                     to_raise.append(watched.condition)
             elif not is_present and not watched.is_raised:
                 del self._watched[key]
@@ -116,21 +126,33 @@ class AlarmBook:
                 del self._watched[key]
         return to_raise, to_clear
 
+    def to_refresh(self, monotonic_ns: int) -> list[Condition]:
+        """Return those of the look at this instant whose alarm is open and has said something else for a while."""
+        found = []
+        for watched in self._watched.values():
+            is_old = monotonic_ns - watched.told_ns >= self.settings.refresh_s * NS_PER_S
+            is_present = watched.is_raised and watched.seen_ns == monotonic_ns
+            if is_present and is_old and watched.condition.detail != watched.told:
+                watched.told, watched.told_ns = watched.condition.detail, monotonic_ns
+                found.append(watched.condition)
+        return found
+
 
 def conditions_of_portfolio(
     organisation_id: str, portfolio_id: str, totals: PortfolioTotals, settings: AlarmSettings
 ) -> list[Condition]:
-    """Return what is wrong with a portfolio's picture; one without active devices has nothing to cover."""
+    """Return whether a portfolio's picture is wrong; one without active devices has nothing to cover."""
     n_active = totals.n_by_lifecycle[Lifecycle.ACTIVE] if len(totals.n_by_lifecycle) > Lifecycle.ACTIVE else 0
-    if not n_active or totals.completeness_frac >= settings.coverage_floor_frac:
+    if not n_active:
         return []
+    is_wrong = totals.completeness_frac < settings.coverage_floor_frac
     floor = f"{settings.coverage_floor_frac:.0%}"
     detail = f"{totals.completeness_frac:.1%} of {n_active} active devices are fresh; the floor is {floor}"
-    return [Condition(organisation_id, COVERAGE, portfolio_id, detail, portfolio_id)]
+    return [Condition(organisation_id, COVERAGE, portfolio_id, detail, portfolio_id, is_wrong)]
 
 
 def conditions_of_dispatches(picture: Picture, settings: AlarmSettings) -> list[Condition]:
-    """Return the dispatches in force that fall short, all shards together."""
+    """Return the dispatches in force and whether they fall short, all shards together."""
     target_w: dict[str, float] = {}
     shortfall_w: dict[str, float] = {}
     owner: dict[str, tuple[str, str]] = {}
@@ -143,10 +165,10 @@ def conditions_of_dispatches(picture: Picture, settings: AlarmSettings) -> list[
                 owner[dispatch_id] = progress.organisation_id, progress.portfolio_id
     found = []
     for dispatch_id, short_w in shortfall_w.items():
-        if abs(short_w) > settings.shortfall_frac * max(abs(target_w[dispatch_id]), 1.0):
-            organisation_id, portfolio_id = owner[dispatch_id]
-            detail = f"{short_w / 1000:.1f} kW of {target_w[dispatch_id] / 1000:.1f} kW are missing"
-            found.append(Condition(organisation_id, SHORTFALL, dispatch_id, detail, portfolio_id))
+        is_wrong = abs(short_w) > settings.shortfall_frac * max(abs(target_w[dispatch_id]), 1.0)
+        organisation_id, portfolio_id = owner[dispatch_id]
+        detail = f"{short_w / 1000:.1f} kW of {target_w[dispatch_id] / 1000:.1f} kW are missing"
+        found.append(Condition(organisation_id, SHORTFALL, dispatch_id, detail, portfolio_id, is_wrong))
     return found
 
 
@@ -180,6 +202,7 @@ class AlarmLoop:
         self._database, self._picture, self._clock, self._settings = database, picture, clock, settings
         self._book = AlarmBook(settings)
         self._silence = SilenceWatch()
+        self._silent: Mapping[int, float] = {}
         self._has_adopted = False
 
     def look(self) -> tuple[int, int]:
@@ -192,8 +215,12 @@ class AlarmLoop:
                 silent_ids = [one.subject_id for one in open_ones if one.kind == GATEWAY_SILENT]
                 self._silence = SilenceWatch(views.gateway_numbers(connection, silent_ids))
                 self._has_adopted = True
-            raised, cleared = self._book.look(self._conditions(connection, now_ns), now_ns)
-            self._write(connection, raised, cleared)
+            found = self._conditions(connection, now_ns)
+            raised, cleared = self._book.look([one for one in found if one.is_wrong], now_ns)
+            for one in self._book.to_refresh(now_ns):
+                alarms.refresh(connection, one.organisation_id, one.kind, one.subject_id, one.detail)
+            well = {one.key: one for one in found if not one.is_wrong}
+            self._write(connection, raised, [(one, self._now(connection, one, well)) for one in cleared])
         return len(raised), len(cleared)
 
     def _conditions(self, connection: Connection, now_ns: int) -> list[Condition]:
@@ -219,9 +246,24 @@ class AlarmLoop:
                     )
         return found + self._silent_gateways(connection, now_ns)
 
+    def _now(self, connection: Connection, over: Condition, well: Mapping[tuple[str, str, str], Condition]) -> str:
+        """Return what is so of something that was wrong."""
+        if over.key in well:
+            return well[over.key].detail
+        if over.kind == COVERAGE:
+            return self._picture.stale_reason() or "no active device is left to be covered"
+        if over.kind == GATEWAY_SILENT:
+            is_silent = any(no in self._silent for no in views.gateway_numbers(connection, [over.subject_id]))
+            return "it is out of service" if is_silent else "it is heard again"
+        return {
+            SHORTFALL: "the dispatch is not in force any more",
+            REALTIME_SILENT: "realtime is heard",
+            OUTBOX_BACKLOG: f"nothing waits for longer than {self._settings.outbox_age_s:g} s",
+        }[over.kind]
+
     def _silent_gateways(self, connection: Connection, now_ns: int) -> list[Condition]:
         counts = self._picture.heard_of_gateway()
-        silent = self._silence.silent(counts, now_ns, self._settings.gateway_silent_s)
+        silent = self._silent = self._silence.silent(counts, now_ns, self._settings.gateway_silent_s)
         return [
             Condition(
                 row["organisation_id"],
@@ -232,7 +274,7 @@ class AlarmLoop:
             for row in views.gateways_in_service(connection, list(silent))
         ]
 
-    def _write(self, connection: Connection, raised: list[Condition], cleared: list[Condition]) -> None:
+    def _write(self, connection: Connection, raised: list[Condition], cleared: list[tuple[Condition, str]]) -> None:
         now_ns = self._clock.wall_ns()
         entries = []
         for condition in raised:
@@ -246,10 +288,10 @@ class AlarmLoop:
                 severity=severity,
                 detail=condition.detail,
             )
-            entries.append(_entry("alarm.raised", condition, now_ns))
-        for condition in cleared:
+            entries.append(_entry("alarm.raised", condition, now_ns, detail=condition.detail))
+        for condition, now in cleared:
             alarms.clear(connection, condition.organisation_id, condition.kind, condition.subject_id, now_ns)
-            entries.append(_entry("alarm.cleared", condition, now_ns))
+            entries.append(_entry("alarm.cleared", condition, now_ns, detail=now, was=condition.detail))
         event_log.append(connection, entries)
 
 
@@ -270,18 +312,24 @@ async def run(database: Database, picture: Picture, clock: Clock, settings: Alar
 
 def _open_before(connection: Connection) -> list[Condition]:
     return [
-        Condition(alarm.organisation_id, alarm.kind, alarm.subject_id, alarm.detail)
+        Condition(
+            alarm.organisation_id,
+            alarm.kind,
+            alarm.subject_id,
+            alarm.detail,
+            alarm.subject_id if alarm.kind == COVERAGE else "",
+        )
         for alarm in alarms.open_ones(connection)
         if alarm.kind in KINDS
     ]
 
 
-def _entry(kind: str, condition: Condition, now_ns: int) -> LogEntry:
+def _entry(kind: str, condition: Condition, now_ns: int, **body: object) -> LogEntry:
     return LogEntry(
         at_ns=now_ns,
         kind=kind,
         organisation_id=condition.organisation_id,
         portfolio_id=condition.portfolio_id,
         subject_id=condition.subject_id,
-        body={"alarm": condition.kind, "detail": condition.detail},
+        body={"alarm": condition.kind, **body},
     )

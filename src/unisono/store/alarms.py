@@ -98,6 +98,12 @@ def clear(connection: Connection, organisation_id: str, kind: str, subject_id: s
     return Alarm(**row._asdict()) if row else None
 
 
+def refresh(connection: Connection, organisation_id: str, kind: str, subject_id: str, detail: str) -> None:
+    """Let the open alarm of this kind and subject, if there is one, say what is so now."""
+    open_one = (_C.organisation_id == organisation_id) & (_C.kind == kind) & (_C.subject_id == subject_id)
+    connection.execute(update(ALARM).where(open_one & _C.cleared_ns.is_(None)).values(detail=detail))
+
+
 def open_ones(connection: Connection, organisation_id: str | None = None) -> list[Alarm]:
     """Return all open alarms (of one organisation, or of all), oldest first."""
     which = select(*_COLUMNS).where(_C.cleared_ns.is_(None))

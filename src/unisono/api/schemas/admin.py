@@ -103,8 +103,11 @@ class Alarm(BaseModel):
     kind: str = Field(examples=["coverage_below_floor"])
     severity: str = Field(examples=["warning"])
     subject_id: str
-    detail: str
-    state: str = Field(examples=["raised"])
+    detail: str = Field(
+        description="What is wrong: while it is open as of a minute ago at most, then what it said last.",
+        examples=["71.4% of 14 active devices are fresh; the floor is 80%"],
+    )
+    state: str = Field(description="raised, acknowledged or cleared", examples=["raised"])
     raised_at: str | None
     acknowledged_at: str | None = None
     acknowledged_by: str | None = None
