@@ -16,6 +16,7 @@ from sqlalchemy import text
 from unisono.base.errors import InvalidInput, UnisonoError
 from unisono.base.instants import NS_PER_S, format_rfc3339
 from unisono.main import endpoints
+from unisono.main.cli_enrol import enrol
 from unisono.main.cli_support import load_settings, print_json, print_rows, say
 from unisono.main.client import open_client
 from unisono.main.config import Settings
@@ -36,7 +37,7 @@ def plant(app: typer.Typer) -> None:
     app.add_typer(dispatch_app, name="dispatch")
     app.add_typer(keys_app, name="keys")
     app.add_typer(log_app, name="log")
-    for command in (status, devices, portfolios, events):
+    for command in (status, devices, portfolios, alarms, events, enrol):
         app.command()(command)
 
 
@@ -122,6 +123,28 @@ def portfolios(
         print_json(rows)
     else:
         print_rows(rows, ("portfolio_id", "name", "purpose", "n_devices"))
+
+
+def alarms(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    acknowledge: Annotated[str, typer.Option(help="The id of an alarm that you have seen.")] = "",
+    note: Annotated[str, typer.Option(help="With --acknowledge: what is done about it; it is kept.")] = "",
+    limit: Annotated[int, typer.Option(help="Most rows, the newest.", min=1)] = 50,
+    json: Json = False,
+) -> None:
+    """List the alarms that are open, the newest first, or say that one has been seen."""
+    if note and not acknowledge:
+        raise InvalidInput("--note", note, "must be given with --acknowledge only")
+    with open_client(load_settings()) as api:
+        if acknowledge:
+            print_json(api.post(f"/v1/alarms/{acknowledge}/acknowledge", {"note": note} if note else {}))
+            return
+        rows = list(api.pages("/v1/alarms", limit, open_only=not everything))
+    if json:
+        print_json(rows)
+    else:
+        print_rows(rows, ("alarm_id", "raised_at", "state", "severity", "kind", "subject_id", "detail"))
 
 
 def events(

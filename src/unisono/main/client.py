@@ -68,6 +68,22 @@ class ApiClient:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return self._call("POST", path, json=dict(body or {}), headers=headers)
 
+    def send(self, path: str, content: bytes, media_type: str, idempotency_key: str | None = None) -> Any:
+        """Send ``content`` as it is; the key as for ``post``."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4()), "Content-Type": media_type}
+        return self._call("POST", path, content=content, headers=headers)
+
+    def lines(self, path: str) -> Iterator[str]:
+        """Yield the lines of a long answer as they come."""
+        try:
+            with self._http.stream("GET", path, timeout=STREAM_TIMEOUT_S) as answer:
+                if answer.status_code >= httpx.codes.BAD_REQUEST:
+                    answer.read()
+                    self._check(answer)
+                yield from answer.iter_lines()
+        except httpx.HTTPError as gone:
+            raise Unavailable("the API", f"{self._url}: {str(gone) or type(gone).__name__}") from gone
+
     def delete(self, path: str) -> Any:
         """Delete what is at ``path``."""
         return self._call("DELETE", path)
@@ -86,16 +102,9 @@ class ApiClient:
 
     def stream(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield the events of a live stream (server-sent events) until it ends."""
-        try:
-            with self._http.stream("GET", path, timeout=STREAM_TIMEOUT_S) as answer:
-                if answer.status_code >= httpx.codes.BAD_REQUEST:
-                    answer.read()
-                    self._check(answer)
-                for line in answer.iter_lines():
-                    if line.startswith("data:"):
-                        yield json.loads(line.removeprefix("data:"))
-        except httpx.HTTPError as gone:
-            raise Unavailable("the API", f"{self._url}: {str(gone) or type(gone).__name__}") from gone
+        for line in self.lines(path):
+            if line.startswith("data:"):
+                yield json.loads(line.removeprefix("data:"))
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:
