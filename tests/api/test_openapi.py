@@ -162,6 +162,8 @@ def test_the_document_and_the_console_are_served_and_tell_nothing_of_the_plant(p
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "/v1/stream/portfolios/" in page.text
+    assert "Power in kW (positive: into the grid) over time in UTC" in page.text
+    assert '["since (UTC)", "severity", "kind", "subject", "detail", "state"]' in page.text
 
 
 def test_health_readiness_and_metrics(lone_plant: Plant) -> None:
