@@ -79,9 +79,10 @@ def test_three_forms_and_acknowledgements_are_kept(engine: NatsEngine) -> None:
                     assert answer.json() == {"accepted": 1, "rejected": rejected}
                     again = await client.post("/v1/telemetry", content=batch, headers=JSON)
                     assert again.json()["accepted"] == 1
+                    # With a blank line between them, which counts.
                     lines = encode_ndjson([GOOD]) + b"\n{broken\n"
                     answer = await client.post("/v1/telemetry", content=lines, headers=NDJSON)
-                    assert (answer.status_code, answer.json()["rejected"][0]["row"]) == (202, 1)
+                    assert (answer.status_code, answer.json()["rejected"][0]["row"]) == (202, 2)
                     columns = {"device_no": [32], "measured_ns": [NOW_NS], "power_w": [7.0]}
                     rows = ReadingBatch.of_columns({"gateway_no": -1, "batch_seq": -1, "known_ns": 0}, columns)
                     answer = await client.post("/v1/telemetry", content=encode_packed(5, rows), headers=PACKED)
