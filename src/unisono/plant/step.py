@@ -224,5 +224,7 @@ def _pass_gates(state: PlantState, now_ns: int) -> None:
                         trimmed.setdefault(dispatch_id, {})[reason] = n
     for dispatch_id, n_of_reason in trimmed.items():
         if n_of_reason.keys() - state.trimmed.get(dispatch_id, {}).keys():
-            state.pending_log.append(log_entry(state.dispatches[dispatch_id], TRIMMED, now_ns, dict(n_of_reason)))
+            state.pending_log.append(
+                log_entry(state, state.dispatches[dispatch_id], TRIMMED, now_ns, dict(n_of_reason))
+            )
     state.trimmed = trimmed
