@@ -6,11 +6,7 @@ from typing import Any
 
 import pytest
 from tests.api.conftest import Plant
-from tests.api.test_enrolments import enrol, line
-
-from unisono.api.enrolment.job import EnrolmentWorker
-from unisono.base.errors import Unavailable
-from unisono.store import jobs
+from tests.api.test_enrolments import die_in_second_chunk, enrol, line
 
 
 def counts(job: dict[str, Any]) -> tuple[int, int, int, int]:
@@ -25,21 +21,7 @@ def test_a_job_counts_rows_enrolled_refused_and_remaining_on_its_way(
     monkeypatch.setattr("unisono.api.enrolment.job.ROWS_PER_CHUNK", 2)
     job = enrol(plant, [line(0), line(1, zip="00000"), line(2), line(2)])
     assert counts(job) == (4, 0, 0, 4)
-
-    def stopped(*_: Any, **__: Any) -> None:
-        raise Unavailable("PostgreSQL", "the disk is full")
-
-    advance = jobs.advance
-
-    def advance_once(*given: Any, **named: Any) -> None:
-        advance(*given, **named)
-        monkeypatch.setattr("unisono.store.jobs.advance", stopped)
-
-    with monkeypatch.context() as halfway:
-        halfway.setattr("unisono.store.jobs.advance", advance_once)
-        with pytest.raises(Unavailable):
-            EnrolmentWorker(plant.context).work_through_next()
-        monkeypatch.setattr("unisono.store.jobs.advance", advance)
+    die_in_second_chunk(plant, monkeypatch)
     assert counts(plant.get(job["status_url"]).json()) == (4, 1, 1, 2)
     plant.work_through_jobs()
     assert counts(plant.get(job["status_url"]).json()) == (4, 3, 1, 0), "a row that finds its device there is enrolled"

@@ -46,4 +46,4 @@ def test_a_trimmed_setpoint_is_told_to_the_organisation_portfolio_and_dispatch_t
     fleet.state, _ = restore(payload, fleet.state.config, 1, fleet.now_ns, fleet.mono_ns)
     cycle()
     assert [(one.organisation_id, one.portfolio_id, one.subject_id) for one in told] == [("org_2", "pfo_2", "dsp_2")]
-    assert told[0].body == {"revision": 1, "programme": 2}
+    assert told[0].body == {"shard": 0, "revision": 1, "programme": 2}
