@@ -18,8 +18,8 @@ from unisono.sim.spec import WorldSpec
 SHORTFALL_FRAC: Final = 0.05
 # The recorder is a second or two behind the last cycle.
 RECORDER_TIMEOUT_S: Final = 15.0
-# Fronts tell their counts every 2 s, realtime every 4 s: what has not changed for longer is the end.
-COUNTERS_STILL_S: Final = 4.5
+# Fronts tell their counts every 2 s: what they accepted and has its fate, and does not grow for longer, is the end.
+COUNTERS_STILL_S: Final = 2.5
 # After so long without a change, a reading without a fate is shown as it is: accepted and none of the rest.
 COUNTERS_GIVEN_UP_S: Final = 10.0
 COUNTERS_TIMEOUT_S: Final = 60.0
