@@ -416,3 +416,12 @@ def test_setpoints_are_whole_watts_and_the_digest_is_of_the_frames() -> None:
         assert (result.frames.value == np.round(result.frames.value)).all()
         if len(result.frames):
             assert progress_of(result).frames_digest == hashlib.sha256(result.frames.encode()).hexdigest()
+
+
+def test_counters_are_told_in_time_although_cycles_begin_a_little_early() -> None:
+    fleet = fleet_of(batteries(1))
+    told = []
+    for _ in range(4):
+        fleet.at_s -= 0.01
+        told.append(fleet.cycle().totals.ingest)
+    assert None not in told

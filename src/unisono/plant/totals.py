@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from unisono.base.instants import NS_PER_S
 from unisono.brain.flexibility.firm import DERATE, firm_w
 from unisono.fleet.columns import N_COUNTERS
 from unisono.fleet.groups import FIRST_LEVEL, FIRST_TRUST, portfolio_sums
@@ -89,8 +90,9 @@ def _constant(state: PlantState, portfolio: Portfolio) -> dict[str, object]:
 
 
 def _ingest(state: PlantState, now_ns: int, mono_ns: int) -> IngestCounters | None:
-    """Return the counters that are due; None in the cycles between."""
-    if (mono_ns - state.counters_mono_ns) * 1e-9 < state.config.counters_every_s and state.telling.told.size:
+    """Return the counters that are due; None in the cycles between. A cycle that begins a little early is not early."""
+    since_s = (mono_ns - state.counters_mono_ns) / NS_PER_S
+    if since_s < state.config.counters_every_s - 0.5 * state.config.cycle_s and state.telling.told.size:
         return None
     state.counters_mono_ns = mono_ns
     table = state.fleet
