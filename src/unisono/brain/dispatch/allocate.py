@@ -121,11 +121,13 @@ def allowed_share(share_w: float, sign: int, k: int, members: Members, nameplate
 def merit_order(need_w: float, members: Members, nameplate: Nameplate) -> float:
     """Fill the cheapest first; return what is left over (negative: an on-off device kept running gives too much)."""
     left_w = need_w
+    members.share_w[:] = 0.0
     for j in range(members.order.size):
+        if left_w <= 0.0:
+            break
         k = members.order[j]
-        members.share_w[k] = 0.0
         reach_w = float(members.reach_w[k])
-        if members.mode[k] != FREE or reach_w <= 0.0 or left_w <= 0.0:
+        if members.mode[k] != FREE or reach_w <= 0.0:
             continue
         if nameplate.is_on_off[members.row[k]] == 1:
             least_w = KEEP_FRAC * reach_w if members.held_w[k] != 0.0 else reach_w
