@@ -5,21 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from nats.aio.msg import Msg
-from tests.links.edge import bus_of, nats_engine
+from tests.links.edge import bus_of
 
 from unisono.base.errors import Unavailable
 from unisono.engines.nats import NatsEngine
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(

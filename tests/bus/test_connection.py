@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.links.edge import bus_of, nats_engine
+from tests.links.edge import bus_of
 
 from unisono.base.errors import Unavailable
 from unisono.bus import subjects
 from unisono.bus.connection import Bus, connect
 from unisono.engines.nats import NatsEngine
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 async def first(bus: Bus, n: int, from_seq: int = 1) -> list[tuple[int, bytes]]:

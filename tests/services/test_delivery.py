@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from tests.links.edge import (
     NOW_NS,
     MqttGateway,
@@ -14,7 +11,6 @@ from tests.links.edge import (
     clock,
     enrolled,
     gateway_id,
-    nats_engine,
     running,
 )
 
@@ -28,12 +24,6 @@ from unisono.services.front import Front, FrontSettings
 from unisono.wire.frames import Frame, decode_frame, decode_renewal
 
 S_NS = 10**9
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 def frames(epoch: int, seq: int, expires_s: float = 30.0) -> CommandFrames:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from tests.links.edge import (
     bus_of,
     clock,
     fleet,
     mqtt_gateway,
-    nats_engine,
     running,
 )
 
@@ -22,12 +18,6 @@ from unisono.services import doorkeeper, gatekeeper
 from unisono.services.gatekeeper import GatekeeperSettings
 
 LOOK_EVERY_S = 0.2
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 def test_a_gateway_that_comes_too_early_is_never_refused_and_gets_in_by_trying_again(engine: NatsEngine) -> None:

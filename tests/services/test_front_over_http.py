@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
-import pytest
 import uvicorn
 from tests.links.edge import (
     NOW_MS,
@@ -19,7 +17,6 @@ from tests.links.edge import (
     device_id,
     enrolled,
     gateway_id,
-    nats_engine,
     running,
     secret,
 )
@@ -32,12 +29,6 @@ from unisono.wire.acks import encode_acks
 from unisono.wire.frames import CommandMessage, Frame, decode_fetched
 from unisono.wire.packed import encode_packed
 from unisono.wire.telemetry import Reading, encode_batch, encode_ndjson
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 @asynccontextmanager

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,7 +21,6 @@ from tests.links.edge import (
     enrolled,
     gateway_id,
     mqtt_gateway,
-    nats_engine,
     running,
 )
 
@@ -37,13 +35,6 @@ from unisono.wire.acks import encode_acks
 from unisono.wire.packed import encode_packed
 from unisono.wire.receipts import decode_receipt
 from unisono.wire.telemetry import Reading, encode_batch, encode_single
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
-
 
 Work = Coroutine[Any, Any, None]
 

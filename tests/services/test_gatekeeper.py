@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import gmqtt
 import pytest
@@ -17,7 +16,6 @@ from tests.links.edge import (
     gateway_id,
     gateway_record,
     mqtt_gateway,
-    nats_engine,
     running,
     secret,
 )
@@ -29,12 +27,6 @@ from unisono.links.identity import Identity
 from unisono.model.registry import RegistryBatch
 from unisono.services import gatekeeper
 from unisono.services.gatekeeper import GatekeeperSettings
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 def known() -> Identity:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from tests.links.edge import MqttGateway, bus_of, nats_engine, running
+from tests.links.edge import MqttGateway, bus_of, running
 
 from unisono.engines.nats import NatsEngine
 from unisono.links.mqtt_broker.greeting import greet
 from unisono.links.mqtt_broker.kept import PLACES, STREAM, SUBJECT, KeptReader
 from unisono.wire.topics import UpName
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[NatsEngine]:
-    with nats_engine(tmp_path / "nats") as started:
-        yield started
 
 
 def test_what_a_dead_reader_had_taken_and_not_kept_is_given_to_the_next(engine: NatsEngine) -> None:
