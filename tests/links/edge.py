@@ -28,6 +28,10 @@ from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch, e
 NOW_MS = 1_763_679_841_123
 NOW_NS = NOW_MS * 1_000_000
 SECRET = "s3cret-of-{}"
+# One of some 200 servers loses the question about the first who comes, milliseconds after its start. In operation the
+# doorkeeper sends such a gateway away, and it comes again.
+ATTEMPTS = 3
+ANSWER_S = 5.0
 
 
 def gateway_id(no: int) -> str:
@@ -172,18 +176,26 @@ class MqttGateway:
     inbox: asyncio.Queue[tuple[str, bytes]] = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> Self:
+        for _ in range(ATTEMPTS):
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    await self._connect()
+                return self
+            except TimeoutError:
+                continue
+        raise TimeoutError(f"{self.user} was not let in, {ATTEMPTS} times")
+
+    async def _connect(self) -> None:
         self._subscribed = asyncio.Event()
         self.client = gmqtt.Client(self.client_id or self.user, clean_session=True)
         self.client.set_auth_credentials(self.user, self.password)
-        self.client.set_config({"reconnect_retries": self.reconnect_retries})
+        self.client.set_config({"reconnect_retries": 0})
         self.client.on_message = self._on_message
         self.client.on_subscribe = lambda *_: self._subscribed.set()
-        async with asyncio.timeout(30):
-            await self.client.connect("127.0.0.1", self.port, version=MQTTv311, keepalive=30)
-            if self.subscribe:
-                self.client.subscribe(self.subscribe, qos=0)
-                await self._subscribed.wait()
-        return self
+        await self.client.connect("127.0.0.1", self.port, version=MQTTv311, keepalive=30)
+        if self.subscribe:
+            self.client.subscribe(self.subscribe, qos=0)
+            await self._subscribed.wait()
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.disconnect()

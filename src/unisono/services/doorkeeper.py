@@ -2,7 +2,8 @@
 
 A server that gets no answer to its question tells an MQTT client «not authorised» (CONNACK 5) in the end, which many
 clients take as final. A connection that just closes is tried again by all of them. So there is no such answer while a
-platform starts, or while a front is replaced. The doorkeeper belongs where the server was started, and lives as long.
+platform starts, or while a front is replaced, nor when the server loses a question, as a new one does now and then
+(seen with 2.15.1). The doorkeeper belongs where the server was started, and lives as long.
 """
 
 from __future__ import annotations
