@@ -5,11 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.plant.fake_fleet import batteries, battery, dispatch_of, fleet_of, progress_of
+from tests.plant.fake_fleet import FakeFleet, batteries, battery, dispatch_of, fleet_of, progress_of
 from unisono.base.instants import NS_PER_S
+from unisono.model.batches import AckBatch
 from unisono.model.dispatch import TargetPoint
-from unisono.model.technology import AckCode, Trust
+from unisono.model.registry import RegistryBatch
+from unisono.model.technology import AckCode, CommandKind, Trust
 from unisono.plant.answers import device_state
+from unisono.plant.step import Arrival
 
 
 @pytest.mark.parametrize("behaviour", ["refuses", "ignores", "wrong_sign", "dead"])
@@ -184,3 +187,74 @@ def test_a_reading_is_no_evidence_of_the_time_after_the_lease_has_run_out() -> N
     assert fleet.devices[0].power_w == 0.0
     assert fleet.power_w == pytest.approx(25_000.0, rel=0.01)
     assert progress_of(result).delivered_w == pytest.approx(25_000.0, rel=0.01)
+
+
+def report_every(fleet: FakeFleet, period_s: float) -> None:
+    """Let the devices report once a period from now on, not in each cycle."""
+    at_once = fleet.readings
+
+    def readings() -> list[Arrival]:
+        return at_once() if fleet.at_s % period_s == 0.0 else []
+
+    fleet.readings = readings  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("period_s", [60.0, 300.0, 900.0])
+def test_a_device_that_reports_seldom_and_dies_is_replaced_when_its_lease_ends_and_not_called_again(
+    period_s: float,
+) -> None:
+    fleet = fleet_of([battery(no, merit=no, gateway_no=no, telemetry_period_s=period_s) for no in range(1, 5)])
+    report_every(fleet, period_s)
+    fleet.run(15)
+    while fleet.at_s % period_s:
+        fleet.cycle()
+    fleet.cycle(dispatch_of(fleet, 10_000.0, duration_s=9_000.0))
+    fleet.run(10)
+    while fleet.at_s % period_s:
+        fleet.cycle()
+    fleet.devices[0].behaviour = "dead"
+    fleet.dark_gateways = {1}
+    # The lease of 60 s ends, it is told again in vain, the next in line stands in.
+    fleet.run(40)
+    told = len(fleet.frames)
+    for _ in range(int(3 * period_s / 4)):
+        result = fleet.cycle()
+        assert fleet.power_w == 10_000.0
+        assert progress_of(result).delivered_w == pytest.approx(10_000.0)
+    kinds = [frames.kind[frames.device_no == 1].tolist() for frames in fleet.frames[told:]]
+    assert {kind for one in kinds for kind in one} <= {CommandKind.RELEASE}
+
+
+def test_a_device_that_lost_its_lease_behind_an_answering_gateway_is_told_again_within_a_ttl() -> None:
+    fleet = fleet_of(batteries(3))
+    fleet.cycle(dispatch_of(fleet, 15_000.0, duration_s=900.0))
+    fleet.run(25)
+    # A power cut: it forgets what it was told, and its gateway goes on answering renewals.
+    fleet.devices[0].setpoint_w = None
+    fleet.run(4)
+    assert fleet.power_w == 15_000.0
+
+
+def test_a_lease_whose_life_is_changed_is_told_anew_and_lives_on() -> None:
+    fleet = fleet_of(batteries(3))
+    fleet.run(20)
+    fleet.cycle(dispatch_of(fleet, 15_000.0, duration_s=900.0))
+    fleet.run(10)
+    records = [msgspec.structs.replace(device.record, revision=2, command_ttl_s=240.0) for device in fleet.devices]
+    result = fleet._step([], [RegistryBatch(tuple(records))])
+    assert result.frames.ttl_s[result.frames.device_no >= 0].tolist() == [240.0] * 3
+    fleet.run(100)
+    assert fleet.power_w == 15_000.0
+
+
+def test_an_answer_to_a_renewal_that_was_never_sent_is_no_evidence() -> None:
+    fleet = fleet_of(batteries(3))
+    fleet.cycle(dispatch_of(fleet, 15_000.0, duration_s=900.0))
+    fleet.run(20)
+    columns = {"device_no": [-1], "epoch": [1], "seq": [2**62], "code": [0], "answered_ns": [fleet.now_ns]}
+    answer = AckBatch.of_columns({"gateway_no": 1, "known_ns": fleet.now_ns}, columns)
+    fleet.arrivals.append(Arrival(answer, fleet.mono_ns))
+    fleet.run(20)
+    gateways = fleet.state.fleet.gateways
+    gateway = fleet.state.fleet.gateway_of_no[1]
+    assert gateways.acked_seq[gateway] == gateways.renewed_seq[gateway] < 2**62

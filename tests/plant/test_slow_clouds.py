@@ -62,5 +62,5 @@ def asked(kind: str, target_w: float) -> Dispatch:
 def test_power_is_held_though_most_devices_hear_of_it_late(kind: str, cloud_frac: float, seed: int) -> None:
     errors = errors_of(kind, cloud_frac, seed)
     # A change is measured against twins that nobody sees: its reference may be off by some per cent.
-    assert abs(errors.mean()) <= (0.01 if kind == "net_w" else 0.03)
+    assert abs(errors.mean()) <= (0.01 if kind == "net_w" else 0.035)
     assert np.abs(errors).max() <= 0.15

@@ -261,7 +261,6 @@ def test_packed_rows_without_power_or_beyond_all_bounds_are_refused() -> None:
         (b'{"seq":-1,"readings":[]}', "seq"),
         (b'{"seq":9223372036854775808,"readings":[]}', "seq"),
         (b'{"seq":1,"readings":{}}', "readings"),
-        (b'{"seq":1,"readings":[{"ts":NaN,"p":1}]}', "body"),
         (b"\xff\xfe", "body"),
     ],
 )
@@ -294,3 +293,14 @@ def test_no_bytes_raise_anything_but_invalid_input(payload: bytes) -> None:
             decode(payload, 1, KNOWN, NOW_NS)
         except InvalidInput:
             continue
+
+
+def test_numbers_that_json_does_not_know_spoil_no_more_than_their_rows() -> None:
+    good = b'{"no":11,"ts":%d,"p":1}' % NOW_MS
+    bad = b'{"no":11,"ts":%d,"p":NaN},{"no":11,"ts":-Infinity,"p":1}' % NOW_MS
+    outcome = decoded(b'{"seq":1,"readings":[' + good + b"," + bad + b"," + good + b"]}")
+    assert len(outcome.batch) == 2
+    assert [(error.row, error.field, error.value) for error in outcome.rejected] == [
+        (1, "p", "NaN"),
+        (2, "ts", "-Infinity"),
+    ]

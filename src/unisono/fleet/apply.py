@@ -90,7 +90,6 @@ def apply_acks(table: FleetTable, batches: Sequence[AckBatch], received_mono_ns:
         now_ns,
         REFUSAL_PAUSE_S,
         table.row_of_device,
-        table.nameplate,
         table.leases,
         table.gateways,
     )

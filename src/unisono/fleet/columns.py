@@ -134,6 +134,7 @@ class Leases(NamedTuple):
     state: Annotated[U1, "", 0, "LeaseState"]
     gateway: Annotated[I4, "", 0, "row of the gateway that its newest command was sent through"]
     dispatch_no: Annotated[I4, "", -1, "dispatch it serves; -1: none"]
+    ttl_s: Annotated[F4, "s", 60.0, "life of the lease, as it was told"]
     setpoint_w: Annotated[F4, "W", NAN, "newest setpoint sent"]
     reference_w: Annotated[F4, "W", NAN, "its reference in that dispatch"]
     seq: Annotated[I8, "", -1, "sequence of the newest command"]

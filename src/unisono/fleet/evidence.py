@@ -111,7 +111,21 @@ def is_alive(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, m
         if leases.acked_seq[row] == leases.seq[row]:
             own_ns = max(own_ns, leases.sent_mono_ns[row])
         heard_ns = min(heard_ns, own_ns)
-    return bool((mono_ns - heard_ns) * _NS < nameplate.ttl_s[row])
+    return bool((mono_ns - heard_ns) * _NS < leases.ttl_s[row])
+
+
+@part
+def is_current(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether the newest reading of a device that was told tells of now: its lease has not run out since.
+
+    Of a lease that was never accepted nobody knows the end: the reading counts until the next is overdue.
+    """
+    if is_alive(nameplate, picture, leases, row, mono_ns):
+        return True
+    heard_ns = leases.heard_mono_ns[row]
+    if heard_ns >= 0 and (picture.received_mono_ns[row] - heard_ns) * _NS < leases.ttl_s[row]:
+        return False
+    return not is_overdue(nameplate, picture, row, mono_ns)
 
 
 @part

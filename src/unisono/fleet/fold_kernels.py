@@ -337,7 +337,6 @@ def fold_readings(
         types.int64,
         _ARRAY_F8,
         _ARRAY_I4,
-        NAMEPLATE,
         LEASES,
         GATEWAYS,
     )
@@ -352,7 +351,6 @@ def fold_acks(
     now_ns: int,
     pause_s: F8,
     row_of_device: I4,
-    nameplate: Nameplate,
     leases: Leases,
     gateways: Gateways,
 ) -> int:
@@ -365,7 +363,8 @@ def fold_acks(
         gateway = gateway_of_batch[batch[k]]
         mono_ns = received_mono_ns[batch[k]]
         if device_no[k] == -1:
-            if code[k] == 0 and seq[k] >= gateways.acked_seq[gateway]:
+            is_of_ours = gateways.acked_seq[gateway] <= seq[k] <= gateways.newest_command_seq[gateway]
+            if code[k] == 0 and is_of_ours:
                 gateways.acked_seq[gateway] = seq[k]
                 gateways.acked_mono_ns[gateway] = mono_ns
             continue
@@ -381,7 +380,7 @@ def fold_acks(
             leases.acked_w[row] = leases.setpoint_w[row]
             if leases.state[row] == 1:
                 leases.heard_mono_ns[row] = mono_ns
-                leases.expires_ns[row] = now_ns + np.int64(nameplate.ttl_s[row] * 1e9)
+                leases.expires_ns[row] = now_ns + np.int64(leases.ttl_s[row] * 1e9)
             else:
                 # A release that was heard: the lease is over.
                 leases.state[row] = 0

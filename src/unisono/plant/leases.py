@@ -37,7 +37,15 @@ from unisono.fleet.columns import (
     Nameplate,
     Picture,
 )
-from unisono.fleet.evidence import NO_ANSWER_YET, REPORT_PERIODS, RESENT_MAX, answer_s, is_moved
+from unisono.fleet.evidence import (
+    NO_ANSWER_YET,
+    REPORT_PERIODS,
+    RESENT_MAX,
+    answer_s,
+    is_moved,
+    is_overdue,
+    shows,
+)
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
 
@@ -52,6 +60,9 @@ ANEW_FRAC: Final = 0.5
 # A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
 # 2^53 still hold two million owners.
 SEQ_BITS: Final = 32
+# Who is read to give less than half of a change of this much is told again, once in each ttl.
+IDLE_FRAC: Final = 0.5
+IDLE_MIN_W: Final = 100.0
 # Offset of a thermostat that is steered by offsets, and half of its band decides the direction.
 OFFSET_K: Final = 2.0
 
@@ -137,7 +148,7 @@ def put_row(
 ) -> int:
     """Append the row's present command; return the new length."""
     is_release = leases.state[row] == _RELEASING
-    ttl_s = float(nameplate.ttl_s[row])
+    ttl_s = float(leases.ttl_s[row])
     outbox.device_no[n] = nameplate.device_no[row]
     outbox.gateway_no[n] = gateways.gateway_no[leases.gateway[row]]
     outbox.dispatch_no[n] = leases.dispatch_no[row]
@@ -162,7 +173,8 @@ def give_sequence(
     leases.resent_mono_ns[row] = mono_ns
     leases.n_resent[row] = 0
     leases.ack_code[row] = NO_ANSWER_YET
-    leases.expires_ns[row] = now_ns + np.int64(nameplate.ttl_s[row] * 1e9)
+    leases.ttl_s[row] = nameplate.ttl_s[row]
+    leases.expires_ns[row] = now_ns + np.int64(leases.ttl_s[row] * 1e9)
     gateways.newest_command_seq[leases.gateway[row]] = seq
 
 
@@ -208,6 +220,19 @@ def _let_go(row: int, mono_ns: int, leases: Leases) -> bool:
 
 
 @part
+def _shows_nothing(row: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> bool:
+    """Return whether a device that accepted its command is read to give less than half of it.
+
+    It may have lost its lease with its power, or its gateway with its memory: a renewal's answer does not tell.
+    """
+    change_w = float(leases.setpoint_w[row] - leases.wanted_reference_w[row])
+    if leases.ack_code[row] != 0 or abs(change_w) < IDLE_MIN_W or is_overdue(nameplate, picture, row, mono_ns):
+        return False
+    shown_w = float(picture.power_w[row] - leases.wanted_reference_w[row])
+    return bool(shown_w / change_w < IDLE_FRAC and shows(nameplate, picture, leases, row, change_w))
+
+
+@part
 def _needs_command(
     row: int,
     mono_ns: int,
@@ -220,7 +245,9 @@ def _needs_command(
     """Return whether a wanted device has to be told something new."""
     if leases.state[row] != _HELD or leases.wanted_w[row] != leases.setpoint_w[row]:
         return True
-    ttl_s = float(nameplate.ttl_s[row])
+    ttl_s = float(leases.ttl_s[row])
+    if ttl_s != nameplate.ttl_s[row]:
+        return True
     since_s = (mono_ns - leases.sent_mono_ns[row]) * _NS
     if is_first_ttl and since_s >= RENEW_FRAC * ttl_s:
         return True
@@ -232,7 +259,8 @@ def _needs_command(
     has_run_out = heard_ns >= 0 and (mono_ns - heard_ns) * _NS >= ttl_s
     # Told again when it can hear: a silent device is told once it speaks.
     can_hear = picture.trust[row] == 1 or picture.trust[row] == 2
-    return bool(has_run_out and can_hear and since_s >= ttl_s)
+    is_lost = has_run_out or _shows_nothing(row, mono_ns, nameplate, picture, leases)
+    return bool(is_lost and can_hear and since_s >= ttl_s)
 
 
 @part
@@ -244,7 +272,7 @@ def _is_to_repeat(row: int, mono_ns: int, nameplate: Nameplate, leases: Leases, 
         gateway = leases.gateway[row]
         renewed_ns = max(gateways.renewed_mono_ns[gateway], leases.sent_mono_ns[row])
         # The ttl of who was moved away may have been changed as well.
-        ttl_s = gateways.ttl_max_s[gateway] if is_moved(nameplate, leases, row) else nameplate.ttl_s[row]
+        ttl_s = gateways.ttl_max_s[gateway] if is_moved(nameplate, leases, row) else leases.ttl_s[row]
         if (mono_ns - renewed_ns) * _NS > ttl_s + pause_s:
             leases.state[row] = _NONE
             return False
@@ -269,11 +297,11 @@ def _note_renewal(
     heard_ns = leases.heard_mono_ns[row]
     if heard_ns < 0 or answered_ns <= heard_ns or leases.acked_seq[row] > gateways.acked_seq[gateway]:
         return
-    if (answered_ns - heard_ns) * _NS >= nameplate.ttl_s[row]:
+    if (answered_ns - heard_ns) * _NS >= leases.ttl_s[row]:
         return
     if picture.trust[row] == 1:
         leases.heard_mono_ns[row] = answered_ns
-        leases.expires_ns[row] = now_ns - (mono_ns - answered_ns) + np.int64(nameplate.ttl_s[row] * 1e9)
+        leases.expires_ns[row] = now_ns - (mono_ns - answered_ns) + np.int64(leases.ttl_s[row] * 1e9)
 
 
 @part
@@ -370,7 +398,7 @@ def _send(
         if is_moved(nameplate, leases, row):
             gateways.left_mono_ns[gateway] = mono_ns
         if leases.state[row] == _HELD:
-            gateways.ttl_min_s[gateway] = min(gateways.ttl_min_s[gateway], nameplate.ttl_s[row])
+            gateways.ttl_min_s[gateway] = min(gateways.ttl_min_s[gateway], leases.ttl_s[row])
         leases.wanted_no[row] = -1
         leases.wanted_w[row] = np.nan
     return _renew(n, n_gateways, epoch_mono_ns, now_ns, mono_ns, gateways, outbox), next_seq

@@ -94,6 +94,7 @@ def fold_frames(state: PlantState, frames: CommandFrames, now_ns: int, monotonic
         dispatch_no=frames.dispatch_no.astype(np.int32),
         setpoint_w=setpoints_w,
         reference_w=references_w,
+        ttl_s=frames.ttl_s.astype(np.float32),
     )
     fold_told(table, told, now_ns, mono_ns)
     _fold_renewals(state, frames, mono_ns)

@@ -42,10 +42,11 @@ class Told(NamedTuple):
     dispatch_no: I4
     setpoint_w: F4
     reference_w: F4
+    ttl_s: F4
 
 
 def _told(n: int) -> Told:
-    return Told(*(np.zeros(n, dtype) for dtype in ("i4", "i4", "i8", "u1", "i4", "f4", "f4")))
+    return Told(*(np.zeros(n, dtype) for dtype in ("i4", "i4", "i8", "u1", "i4", "f4", "f4", "f4")))
 
 
 _TOLD: Final = type_of(_told(0))
@@ -120,6 +121,7 @@ def _fold_told(
             leases.wanted_w[row] = np.nan
             leases.wanted_no[row] = -1
         give_sequence(row, seq, mono_ns, now_ns, nameplate, leases, gateways)
+        leases.ttl_s[row] = told.ttl_s[k]
 
 
 @column_kernel(types.void(types.int64, _ROWS, types.int64, NAMEPLATE, PICTURE, LEASES, GATEWAYS, OUTBOX))

@@ -8,6 +8,7 @@ spoils a batch: it comes back as a RowError.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Final, Protocol
@@ -74,6 +75,8 @@ _READING: Final = msgspec.json.Decoder(Reading)
 _BATCH: Final = msgspec.json.Decoder(_Batch)
 _LOOSE: Final = msgspec.json.Decoder(_LooseBatch)
 _ENCODER: Final = msgspec.json.Encoder()
+# Some encoders write these, which JSON does not know: as texts they spoil no more than their row.
+_NOT_A_NUMBER: Final = re.compile(rb"(?<=[:\[,\s])(NaN|-?Infinity)(?=\s*[,}\]])")
 _PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -87,7 +90,7 @@ def decode_batch(payload: bytes, gateway_no: int, known: KnownDevices, known_ns:
         rows = range(n_rows)
     except (msgspec.DecodeError, UnicodeDecodeError):
         try:
-            loose = _LOOSE.decode(payload)
+            loose = _LOOSE.decode(_NOT_A_NUMBER.sub(rb'"\1"', payload))
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             raise refused_whole(payload, wrong) from wrong
         seq, n_rows = loose.seq, len(loose.readings)

@@ -14,9 +14,9 @@ from unisono.fleet.evidence import (
     answered_w,
     arrives_frac,
     is_alive,
+    is_current,
     is_heard,
     is_on_its_way,
-    is_overdue,
     is_quick,
     shows,
 )
@@ -51,7 +51,7 @@ def credit_of(
     record = min(1.0, max(0.0, float(picture.record_frac[row])))
     sd_w = float(picture.power_sd_w[row])
     is_told = is_alive(nameplate, picture, leases, row, mono_ns) or is_on_its_way(nameplate, leases, row, mono_ns)
-    if is_heard(picture, row) and (is_told or not is_overdue(nameplate, picture, row, mono_ns)):
+    if is_heard(picture, row) and (is_told or is_current(nameplate, picture, leases, row, mono_ns)):
         if shows(nameplate, picture, leases, row, held_w):
             return float(picture.power_w[row]) - reference_w, sd_w * sd_w
         expected_w = float(leases.expected_w[row]) - reference_w

@@ -16,6 +16,7 @@ from unisono.fleet.evidence import (
     NO_ANSWER_YET,
     RESENT_MAX,
     is_alive,
+    is_current,
     is_heard,
     is_in_time,
     is_moved,
@@ -100,7 +101,14 @@ def _mode(
     if not is_heard(picture, row):
         sums[Sum.N_SILENT] += 1.0
         return PINNED if is_held and (is_alive(nameplate, picture, leases, row, mono_ns) or is_early) else EXCLUDED
-    if trust == 2 and not is_held:
+    if not is_held and (trust == 2 or is_overdue(nameplate, picture, row, mono_ns)):
+        return EXCLUDED
+    if (
+        not is_held
+        and leases.ack_code[row] == NO_ANSWER_YET
+        and (picture.received_mono_ns[row] < leases.sent_mono_ns[row])
+    ):
+        # Nothing was heard of it since it was told last.
         return EXCLUDED
     is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
     if is_held and is_slow_and_told and is_early:
@@ -110,7 +118,8 @@ def _mode(
         # It keeps being told, and what it shows counts; its share goes to others until it answers.
         sums[Sum.N_SILENT] += 0.0 if is_early else 1.0
         return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
-    if is_held and is_overdue(nameplate, picture, row, mono_ns):
+    is_lost = is_overdue(nameplate, picture, row, mono_ns) or not is_current(nameplate, picture, leases, row, mono_ns)
+    if is_held and is_lost:
         # It can't be steered; what it still holds is its share, until its lease has run out.
         sums[Sum.N_SILENT] += 1.0
         return PINNED if is_alive(nameplate, picture, leases, row, mono_ns) or is_early else EXCLUDED
