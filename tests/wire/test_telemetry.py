@@ -301,6 +301,6 @@ def test_numbers_that_json_does_not_know_spoil_no_more_than_their_rows() -> None
     outcome = decoded(b'{"seq":1,"readings":[' + good + b"," + bad + b"," + good + b"]}")
     assert len(outcome.batch) == 2
     assert [(error.row, error.field, error.value) for error in outcome.rejected] == [
-        (1, "p", "NaN"),
-        (2, "ts", "-Infinity"),
+        (1, "p", '"NaN"'),
+        (2, "ts", '"-Infinity"'),
     ]
