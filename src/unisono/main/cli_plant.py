@@ -105,7 +105,18 @@ def devices(
     if json:
         print_json(rows)
     else:
-        print_rows(rows, ("device_id", "asset_type", "lifecycle", "max_discharge_kw", "max_charge_kw", "gateway_id"))
+        print_rows(
+            rows,
+            (
+                "device_id",
+                "partner_reference",
+                "asset_type",
+                "lifecycle",
+                "max_discharge_kw",
+                "max_charge_kw",
+                "gateway_id",
+            ),
+        )
 
 
 def portfolios(

@@ -43,8 +43,14 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> N
         is_id = column.endswith("_id")
         table.add_column(column, no_wrap=is_id, min_width=ID_WIDTH if is_id else None)
     for row in rows:
-        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
+        table.add_row(*(_cell(row.get(column)) for column in columns))
     console = Console()
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

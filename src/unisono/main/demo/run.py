@@ -143,7 +143,7 @@ def trace_folder() -> Path:
     """Return the folder of recorded traces that UNISONO_DATA names (default ../shared/data); raises InvalidInput."""
     folder = Path(os.environ.get("UNISONO_DATA", "../shared/data"))
     if not folder.is_dir():
-        raise InvalidInput("UNISONO_DATA", str(folder), "must be a folder of recorded traces; or use --world default")
+        raise InvalidInput("UNISONO_DATA", str(folder), "must be a folder of recorded traces (unset: ../shared/data)")
     return folder.absolute()
 
 
