@@ -32,6 +32,8 @@ OVERDUE_LATENCIES: Final = 1.5
 # A report is overdue after one and a half periods, but not before 10 s: ours is the slower clock then.
 REPORT_PERIODS: Final = 1.5
 REPORT_S: Final = 10.0
+# Who gives less than this of what it was told does not do it.
+SHORT_FRAC: Final = 0.5
 # The mean of more than a minute does not tell what was at an instant.
 INSTANT_SPAN_S: Final = 60.0
 _NS: Final = 1e-9
@@ -56,6 +58,15 @@ def shows(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, chan
     """Return whether the present reading came late enough to show the newest command, a change by ``change_w``."""
     since_s = (picture.received_mono_ns[row] - leases.sent_mono_ns[row]) * _NS
     return bool(since_s >= settle_s(nameplate, picture, row, change_w))
+
+
+@part
+def falls_short(
+    nameplate: Nameplate, picture: Picture, leases: Leases, row: int, change_w: float, given_w: float
+) -> bool:
+    """Return whether ``given_w`` is less than half of the change that was told, and the reading late enough for all."""
+    is_short = abs(change_w) > 0.0 and given_w / change_w < SHORT_FRAC
+    return bool(is_short and shows(nameplate, picture, leases, row, change_w))
 
 
 @part

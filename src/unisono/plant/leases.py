@@ -42,9 +42,9 @@ from unisono.fleet.evidence import (
     REPORT_PERIODS,
     RESENT_MAX,
     answer_s,
+    falls_short,
     is_moved,
     is_overdue,
-    shows,
 )
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import CommandFrames
@@ -60,8 +60,7 @@ ANEW_FRAC: Final = 0.5
 # A sequence begins with its epoch, so that it grows over all owners of a shard: 2^32 commands an owner, and JSON's
 # 2^53 still hold two million owners.
 SEQ_BITS: Final = 32
-# Who is read to give less than half of a change of this much is told again, once in each ttl.
-IDLE_FRAC: Final = 0.5
+# Who falls short of a change of this much is told again, once in each ttl.
 IDLE_MIN_W: Final = 100.0
 # Offset of a thermostat that is steered by offsets, and half of its band decides the direction.
 OFFSET_K: Final = 2.0
@@ -229,7 +228,7 @@ def _shows_nothing(row: int, mono_ns: int, nameplate: Nameplate, picture: Pictur
     if leases.ack_code[row] != 0 or abs(change_w) < IDLE_MIN_W or is_overdue(nameplate, picture, row, mono_ns):
         return False
     shown_w = float(picture.power_w[row] - leases.wanted_reference_w[row])
-    return bool(shown_w / change_w < IDLE_FRAC and shows(nameplate, picture, leases, row, change_w))
+    return bool(falls_short(nameplate, picture, leases, row, change_w, shown_w))
 
 
 @part

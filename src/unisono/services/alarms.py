@@ -99,9 +99,9 @@ class AlarmBook:
     def adopt(self, conditions: Iterable[Condition], monotonic_ns: int) -> None:
         """Take over alarms that an earlier process left open, so that they are cleared when they are over."""
         for condition in conditions:
-            watched = _Watched(condition, monotonic_ns, monotonic_ns, is_raised=True)
-            watched.told, watched.told_ns = condition.detail, monotonic_ns
-            self._watched[condition.key] = watched
+            self._watched[condition.key] = _Watched(
+                condition, monotonic_ns, monotonic_ns, is_raised=True, told=condition.detail, told_ns=monotonic_ns
+            )
 
     def look(self, conditions: Iterable[Condition], monotonic_ns: int) -> tuple[list[Condition], list[Condition]]:
         """Return what is to be raised and what is to be cleared, given all that is wrong now."""

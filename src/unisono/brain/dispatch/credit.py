@@ -23,8 +23,6 @@ from unisono.fleet.evidence import (
 
 # Variance of a slow device's unanswered command as a share of its square: one in twenty may act and not answer.
 DOUBT_FRAC: Final = 0.05
-# Who gives less than this of what it was told gives what it gives: the rest is asked of others.
-SHORT_FRAC: Final = 0.5
 # Trust code of devices that are not believed.
 _SUSPECT: Final = 4
 
@@ -83,17 +81,6 @@ def seen_w(
         return credit_w
     power_w = answered_w(nameplate, picture, leases, row, mono_ns)
     return 0.0 if math.isnan(power_w) else power_w - float(members.reference_w[k])
-
-
-@part
-def falls_short(
-    members: Members, k: int, credit_w: float, nameplate: Nameplate, picture: Picture, leases: Leases
-) -> bool:
-    """Return whether a held member is read to give less than half of what it was told, late enough to show it all."""
-    row = members.row[k]
-    held_w = float(members.held_w[k])
-    is_short = abs(held_w) > 0.0 and credit_w / held_w < SHORT_FRAC
-    return bool(is_short and is_heard(picture, row) and shows(nameplate, picture, leases, row, held_w))
 
 
 @part

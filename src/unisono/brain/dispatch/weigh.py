@@ -8,13 +8,14 @@ from typing import Final
 from numba import types
 
 from unisono.base.kernel import column_kernel, part
-from unisono.brain.dispatch.credit import count_under_way, credit_of, falls_short, leftover_w, seen_w
+from unisono.brain.dispatch.credit import count_under_way, credit_of, leftover_w, seen_w
 from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, PINNED, Members
 from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
 from unisono.fleet.evidence import (
     NO_ANSWER_YET,
     RESENT_MAX,
+    falls_short,
     is_alive,
     is_current,
     is_heard,
@@ -101,15 +102,12 @@ def _mode(
     if not is_heard(picture, row):
         sums[Sum.N_SILENT] += 1.0
         return PINNED if is_held and (is_alive(nameplate, picture, leases, row, mono_ns) or is_early) else EXCLUDED
-    if not is_held and (trust == 2 or is_overdue(nameplate, picture, row, mono_ns)):
-        return EXCLUDED
-    if (
-        not is_held
-        and leases.ack_code[row] == NO_ANSWER_YET
-        and (picture.received_mono_ns[row] < leases.sent_mono_ns[row])
-    ):
-        # Nothing was heard of it since it was told last.
-        return EXCLUDED
+    if not is_held:
+        is_late = trust == 2 or is_overdue(nameplate, picture, row, mono_ns)
+        is_open = leases.ack_code[row] == NO_ANSWER_YET
+        # Late, or nothing was heard of it since it was told last.
+        if is_late or (is_open and picture.received_mono_ns[row] < leases.sent_mono_ns[row]):
+            return EXCLUDED
     is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
     if is_held and is_slow_and_told and is_early:
         # It is not told anew before it has settled: quick ones balance.
@@ -118,8 +116,9 @@ def _mode(
         # It keeps being told, and what it shows counts; its share goes to others until it answers.
         sums[Sum.N_SILENT] += 0.0 if is_early else 1.0
         return PINNED if leases.n_resent[row] < RESENT_MAX else EXCLUDED
-    is_lost = is_overdue(nameplate, picture, row, mono_ns) or not is_current(nameplate, picture, leases, row, mono_ns)
-    if is_held and is_lost:
+    if is_held and (
+        is_overdue(nameplate, picture, row, mono_ns) or not is_current(nameplate, picture, leases, row, mono_ns)
+    ):
         # It can't be steered; what it still holds is its share, until its lease has run out.
         sums[Sum.N_SILENT] += 1.0
         return PINNED if is_alive(nameplate, picture, leases, row, mono_ns) or is_early else EXCLUDED
@@ -237,7 +236,10 @@ def weigh(
         is_let_go = leases.state[row] != 1 and leases.event_no[row] == dispatch_no
         if is_held:
             credit_w, variance = credit_of(members, k, mono_ns, nameplate, picture, leases)
-            if mode == FREE and falls_short(members, k, credit_w, nameplate, picture, leases):
+            held_w = float(members.held_w[k])
+            is_short = is_heard(picture, row) and falls_short(nameplate, picture, leases, row, held_w, credit_w)
+            if mode == FREE and is_short:
+                # What it gives counts; the rest is asked of others.
                 mode, reach_w = PINNED, 0.0
             delivered_w = seen_w(members, k, credit_w, mono_ns, nameplate, picture, leases)
             _count_held(members, k, slots, picture, leases, sums)
