@@ -80,17 +80,19 @@ def bench(
     name: Annotated[str, typer.Argument(help="Which bench; without one, all are listed.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
     devices: Annotated[int | None, typer.Option(help="Another size than the target's.", min=1)] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Measure what is acknowledged and kept.")] = False,
 ) -> None:
-    """Measure a figure beside its plain twin; exit code 1 when the target or a check is missed."""
+    """Measure figures beside their references; exit code 1 when a target or a check is missed."""
     from unisono.main.bench import registry
-    from unisono.main.bench.figures import show
+    from unisono.main.bench.figures import BenchOptions, show
 
     if not name:
         for known, what in registry.BENCHES.items():
             typer.echo(f"{known:12s} {what}")
         return
-    warm.choose_cache(load_settings().folder)
-    result = registry.run(name, devices)
+    folder = load_settings().folder
+    warm.choose_cache(folder)
+    result = registry.run(name, BenchOptions(folder=folder / "bench" / name, n_devices=devices, keep=keep))
     if json:
         typer.echo(result.as_json())
     else:

@@ -1,4 +1,4 @@
-"""Which benches there are. Each is a module with ``bench(sizes) -> BenchResult``, imported only when it is run."""
+"""Which benches there are. Each is a module with ``bench(options) -> BenchResult``, imported only when it is run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import importlib
 from typing import Final
 
 from unisono.base.errors import InvalidInput
-from unisono.main.bench.figures import BenchResult
+from unisono.main.bench.figures import BenchOptions, BenchResult
 
 # name -> what it measures; the module has the same name.
 BENCHES: Final = {
     "allocate": "a target split into a million setpoints",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
+# Benches that know another way for what is acknowledged and kept.
+WITH_KEEP: Final[frozenset[str]] = frozenset()
 
 
-def run(name: str, n_devices: int | None = None) -> BenchResult:
-    """Run the bench of that name; ``n_devices`` None takes the size that its target is stated for."""
+def run(name: str, options: BenchOptions) -> BenchResult:
+    """Run the bench of that name."""
     if name not in BENCHES:
         raise InvalidInput("bench", name, f"must be one of {', '.join(BENCHES)}")
+    if options.keep and name not in WITH_KEEP:
+        raise InvalidInput("--keep", name, f"must be given to one of {', '.join(sorted(WITH_KEEP)) or 'no bench yet'}")
     module = importlib.import_module(f"unisono.main.bench.{name}")
-    result: BenchResult = module.bench(n_devices) if n_devices else module.bench()
+    result: BenchResult = module.bench(options)
     return result
