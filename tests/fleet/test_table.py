@@ -47,7 +47,7 @@ def test_portfolios_overlap_and_wait_for_members() -> None:
     table.upsert_portfolio(portfolio(2, 2))
     table.index_portfolios()
     assert table.portfolios[1].rows.tolist() == [0, 1]
-    assert (table.member_rows.tolist(), table.member_starts.tolist()) == ([0, 1, 1], [0, 2, 3])
+    assert (table.portfolio_of.tolist(), table.portfolio_starts.tolist()) == ([0, 0, 1], [0, 1, 3])
     table.upsert_device(record(3))
     table.index_portfolios()
     assert table.portfolios[1].rows.tolist() == [0, 1, 2]

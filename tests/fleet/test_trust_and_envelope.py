@@ -11,11 +11,9 @@ from unisono.base.instants import NS_PER_S
 from unisono.fleet.apply import apply_readings
 from unisono.fleet.envelope import bound
 from unisono.fleet.evidence import expect
-from unisono.fleet.groups import SUM_NAMES, portfolio_sums
 from unisono.fleet.table import FleetTable
 from unisono.fleet.trust import SuspectReason, reconcile, suspect
 from unisono.model.ratings import OwnerLimits, Ratings
-from unisono.model.registry import PortfolioRecord
 from unisono.model.technology import Lifecycle, Technology, Trust
 
 CYCLE_S = 4.0
@@ -262,28 +260,3 @@ def test_a_site_is_never_promised_beyond_its_connection(
     at_w = sum(power_w for power_w, _ in devices)
     assert table.picture.high_w[:n].sum() <= max(export_w, at_w) + 1.0
     assert table.picture.low_w[:n].sum() >= min(import_w, at_w) - 1.0
-
-
-@given(st.lists(st.lists(st.integers(1, 6), max_size=8), max_size=4), st.integers(0, 2**31))
-def test_sums_over_overlapping_portfolios_agree_with_their_slow_twin(members: list[list[int]], seed: int) -> None:
-    table = table_of(*(record(no) for no in range(1, 7)))
-    rng = np.random.default_rng(seed)
-    for no in range(1, 7):
-        report(table, device_no=no, power_w=float(rng.uniform(-5000, 5000)), soc_frac=float(rng.uniform(0, 1)))
-    look(table, float(rng.choice([1.0, 50.0, 200.0])))
-    for no, nos in enumerate(members):
-        portfolio = PortfolioRecord(
-            revision=1, organisation_id="org_1", portfolio_id="", portfolio_no=no, device_nos=tuple(nos)
-        )
-        table.upsert_portfolio(portfolio)
-    table.index_portfolios()
-    firm_w = rng.uniform(0, 1, (2, table.nameplate.rating_w.size)).astype(np.float32)
-    sums = portfolio_sums(table, firm_w[0], firm_w[1])
-    for row, nos in zip(sums, members, strict=True):
-        found = dict(zip(SUM_NAMES, row.tolist(), strict=True))
-        rows = [table.row(no) for no in sorted(set(nos))]
-        power_w = table.picture.power_w[rows].astype(float)
-        assert found["power_w"] == pytest.approx(power_w.sum(), abs=1e-3)
-        assert found["up_w"] == pytest.approx(table.picture.high_w[rows].astype(float).sum(), abs=1e-2)
-        assert found["dispatchable_up_w"] == pytest.approx(firm_w[0][rows].astype(float).sum(), abs=1e-3)
-        assert sum(found[f"n_{trust.name.lower()}"] for trust in Trust) == len(rows)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unisono.base.clock import Clock
 from unisono.base.instants import NS_PER_S
+from unisono.model.technology import Trust
 from unisono.services.picture import Picture
 
 # From a cached read (1 ms) to the slowest that a caller would still wait for.
@@ -50,19 +51,22 @@ class PictureCollector(Collector):
         """Return the families."""
         age = GaugeMetricFamily("unisono_picture_age_seconds", "Since a shard was last heard.", labels=["shard"])
         cycle = GaugeMetricFamily("unisono_cycle_seconds", "What a shard's newest cycle took.", labels=["shard"])
-        devices = GaugeMetricFamily("unisono_shard_devices", "Devices on a shard.", labels=["shard"])
+        devices = GaugeMetricFamily("unisono_shard_devices", "Devices on a shard.", labels=["shard", "trust"])
+        power = GaugeMetricFamily("unisono_shard_power_watts", "Power into the grid of a shard.", labels=["shard"])
         for heard in self._picture.shards():
             labels = [str(heard.totals.shard)]
             age.add_metric(labels, self._picture.age_s(heard))
             cycle.add_metric(labels, heard.totals.cycle_ms / 1000)
-            devices.add_metric(labels, heard.totals.n_devices)
+            for trust, n in zip(Trust, heard.totals.n_by_trust, strict=True):
+                devices.add_metric([*labels, trust.name.lower()], n)
+            power.add_metric(labels, heard.totals.power_w)
         readings = CounterMetricFamily(
             "unisono_readings", "Readings by what became of them.", labels=["role", "instance", "fate"]
         )
         for (role, instance), counts in self._picture.ingest_counts().items():
             for fate, count in counts.items():
                 readings.add_metric([role, instance, fate], count)
-        return [age, cycle, devices, readings]
+        return [age, cycle, devices, power, readings]
 
 
 class MetricsMiddleware:

@@ -43,6 +43,20 @@ def column_kernel(*signatures: object) -> Callable[[F], F]:
     return compile_function
 
 
+def sum_kernel(*signatures: object) -> Callable[[F], F]:
+    """Compile like `column_kernel` a function whose sums may be added in any order, so that they use the whole vector.
+
+    The same processor adds in the same order each time, another one need not: only what is shown is summed so, never
+    what decides.
+    """
+
+    def compile_function(function: F) -> F:
+        compiled = _NJIT(list(signatures), nogil=True, cache=True, fastmath={"reassoc"}, _nrt=False)
+        return cast("F", compiled(function))
+
+    return compile_function
+
+
 def part(function: F) -> F:
     """Mark a part of column kernels: compiled into each kernel that calls it."""
     return cast("F", _NJIT(nogil=True, fastmath=False, _nrt=False)(function))

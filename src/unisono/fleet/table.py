@@ -94,9 +94,10 @@ class FleetTable:
     # The quarter-hour in which `begin_seasons` looked last; -1: it must look again.
     seasons_looked_at: int = -1
     portfolios: dict[int, Portfolio] = field(default_factory=dict)
-    # Membership as compressed rows: the members of the i-th portfolio are member_rows[starts[i]:starts[i + 1]].
-    member_rows: I4 = field(default_factory=lambda: np.empty(0, np.int32))
-    member_starts: I4 = field(default_factory=lambda: np.zeros(1, np.int32))
+    # Membership as compressed rows: the portfolios of a row, as positions in ``portfolios``, are
+    # portfolio_of[portfolio_starts[row]:portfolio_starts[row + 1]], ascending.
+    portfolio_of: I4 = field(default_factory=lambda: np.empty(0, np.int32))
+    portfolio_starts: I4 = field(default_factory=lambda: np.zeros(1, np.int32))
 
     def upsert_device(self, record: DeviceRecord) -> bool:
         """Enrol the device or replace what is known of it; an old or repeated revision changes nothing (False)."""
@@ -147,8 +148,11 @@ class FleetTable:
         for portfolio in self.portfolios.values():
             portfolio.rows = self.rows_of(portfolio.device_nos)
         rows = [portfolio.rows for portfolio in self.portfolios.values()]
-        self.member_rows = np.concatenate([np.empty(0, np.int32), *rows])
-        self.member_starts = np.cumsum([0, *(r.size for r in rows)]).astype(np.int32)
+        member_rows = np.concatenate([np.empty(0, np.int32), *rows])
+        portfolios = np.repeat(np.arange(len(rows), dtype=np.int32), [r.size for r in rows])
+        self.portfolio_of = portfolios[np.argsort(member_rows, kind="stable")]
+        n_of_row = np.bincount(member_rows, minlength=self.n_devices)
+        self.portfolio_starts = np.concatenate([[0], np.cumsum(n_of_row)]).astype(np.int32)
 
     def rows_of(self, device_nos: I4) -> I4:
         """Return the rows of those devices that are here, ascending."""

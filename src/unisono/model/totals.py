@@ -40,7 +40,7 @@ class PortfolioTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """One cycle of one shard."""
+    """One cycle of one shard. ``n_by_trust`` is indexed by Trust; up and down are beyond the reference, next cycle."""
 
     shard: int
     epoch: int
@@ -48,6 +48,10 @@ class ShardTotals(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
     cycle_ms: float
     n_devices: int
+    n_by_trust: tuple[int, ...]
+    power_w: float
+    up_w: float
+    down_w: float
     readings_seq: int
     portfolios: tuple[PortfolioTotals, ...]
     dispatches: tuple[DispatchProgress, ...]

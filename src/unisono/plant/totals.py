@@ -9,7 +9,7 @@ import numpy as np
 from unisono.base.instants import NS_PER_S
 from unisono.brain.flexibility.firm import DERATE, firm_w
 from unisono.fleet.columns import N_COUNTERS
-from unisono.fleet.groups import FIRST_LEVEL, FIRST_TRUST, portfolio_sums
+from unisono.fleet.groups import FIRST_LEVEL, FIRST_TRUST, N_VALUES, fleet_sums, portfolio_sums
 from unisono.fleet.table import Portfolio
 from unisono.model.dispatch import DispatchProgress
 from unisono.model.ingest import IngestCounters, no_counts
@@ -20,6 +20,7 @@ from unisono.plant.state import PlantState
 
 def shard_totals(state: PlantState, progress: tuple[DispatchProgress, ...], now_ns: int, mono_ns: int) -> ShardTotals:
     """Return the cycle's totals; ``cycle_ms`` and ``readings_seq`` are left for whoever has a clock and a stream."""
+    (power_w, up_w, down_w), n_by_trust = fleet_sums(state.fleet)
     return ShardTotals(
         shard=state.shard,
         epoch=state.epoch,
@@ -27,6 +28,10 @@ def shard_totals(state: PlantState, progress: tuple[DispatchProgress, ...], now_
         at_ns=now_ns,
         cycle_ms=0.0,
         n_devices=state.fleet.n_devices,
+        n_by_trust=tuple(n_by_trust),
+        power_w=power_w,
+        up_w=up_w,
+        down_w=down_w,
         readings_seq=0,
         portfolios=_portfolios(state, mono_ns),
         dispatches=progress,
@@ -47,8 +52,9 @@ def _portfolios(state: PlantState, mono_ns: int) -> tuple[PortfolioTotals, ...]:
 def _one(state: PlantState, portfolio: Portfolio, sums: list[float]) -> PortfolioTotals:
     (
         power_w, variance, commanded_w, acknowledged_w, reported_w, measured_w, up_w, down_w, firm_up_w, firm_down_w,
-        energy_up_wh, energy_down_wh, n_active, n_active_fresh,
-    ) = sums[:FIRST_TRUST]  # fmt: skip
+        energy_up_wh, energy_down_wh,
+    ) = sums[:N_VALUES]  # fmt: skip
+    n_active, n_active_fresh = sums[N_VALUES:FIRST_TRUST]
     n_commanded, n_acknowledged, n_reported, n_measured = (int(n) for n in sums[FIRST_LEVEL:])
     constant = state.static_totals.get(portfolio.portfolio_no)
     if constant is None:

@@ -43,7 +43,7 @@ async def readyz(response: Response, context: Context, database_problem: Databas
     response_class=Response,
     responses={
         **{status: PROBLEM_RESPONSES[status] for status in (401, 403, 429, 503)},
-        200: {"content": {"text/plain": {"example": 'unisono_shard_devices{shard="0"} 10000.0\n'}}},
+        200: {"content": {"text/plain": {"example": 'unisono_shard_devices{shard="0",trust="fresh"} 10000.0\n'}}},
     },
 )
 async def metrics(request: Request) -> Response:
