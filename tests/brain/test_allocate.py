@@ -58,13 +58,13 @@ def build(fleet: list, *, all_smooth: bool = False, all_free: bool = False) -> t
 def shared_out(need_w: float, sign: int, policy: str, table: FleetTable, members: Members) -> float:
     """Share the need out as the plant does; return what is left."""
     if policy == "merit_order":
-        merit_order(need_w, members, table.nameplate)
+        merit_order(need_w, members)
     elif policy == "pro_rata":
-        pro_rata(need_w, members, table.nameplate)
+        pro_rata(need_w, members)
     else:
         soc_fair(need_w, sign, members, table.nameplate, table.picture)
-    snap(sign, members, table.nameplate)
-    return repair(sign, need_w, members, table.nameplate)
+    snap(sign, members)
+    return repair(sign, need_w, members)
 
 
 def jumps_of(table: FleetTable, members: Members) -> list[tuple[float, float]]:
@@ -106,8 +106,8 @@ def slow_merit_order(need_w: float, fleet: list) -> list[float]:
 
 @given(FLEET, st.floats(0, 40_000))
 def test_merit_order_agrees_with_its_slow_twin(fleet: list, need_w: float) -> None:
-    table, members = build(fleet)
-    left_w = merit_order(need_w, members, table.nameplate)
+    _, members = build(fleet)
+    left_w = merit_order(need_w, members)
     expected = slow_merit_order(need_w, fleet)
     assert members.share_w.tolist() == pytest.approx(expected, abs=0.01)
     assert left_w == pytest.approx(need_w - sum(expected), abs=0.05)
@@ -115,8 +115,8 @@ def test_merit_order_agrees_with_its_slow_twin(fleet: list, need_w: float) -> No
 
 @given(FLEET, st.floats(0, 40_000))
 def test_pro_rata_gives_everyone_the_same_part(fleet: list, need_w: float) -> None:
-    table, members = build(fleet, all_smooth=True)
-    pro_rata(need_w, members, table.nameplate)
+    _, members = build(fleet, all_smooth=True)
+    pro_rata(need_w, members)
     reach_w = np.where(members.mode == FREE, members.reach_w, 0.0).astype(float)
     part = min(1.0, need_w / reach_w.sum()) if reach_w.sum() > 0 else 0.0
     assert members.share_w.tolist() == pytest.approx((part * reach_w).tolist(), abs=0.01)
@@ -191,6 +191,6 @@ def test_of_a_large_fleet_with_least_powers_nothing_is_left_over() -> None:
 
 
 def test_ties_in_merit_go_to_the_older_device() -> None:
-    table, members = build([(1000.0, 1, False, 0.0, 0.5, 1)] * 3)
-    merit_order(1500.0, members, table.nameplate)
+    _, members = build([(1000.0, 1, False, 0.0, 0.5, 1)] * 3)
+    merit_order(1500.0, members)
     assert members.share_w.tolist() == [1000.0, 500.0, 0.0]

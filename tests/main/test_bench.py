@@ -76,7 +76,7 @@ def test_an_option_that_a_bench_does_not_know_is_refused(tmp_path: Path) -> None
         registry.run("allocate", BenchOptions(folder=tmp_path, keep=True))
 
 
-@pytest.mark.parametrize(("name", "n_devices"), [("allocate", 3_000)])
+@pytest.mark.parametrize(("name", "n_devices"), [("allocate", 3_000), ("cycle", 2_000), ("totals", 3_000)])
 def test_a_small_bench_holds_its_checks(tmp_path: Path, name: str, n_devices: int) -> None:
     checks = registry.run(name, BenchOptions(folder=tmp_path, n_devices=n_devices)).checks
     assert checks

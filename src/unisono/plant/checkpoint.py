@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unisono.base.errors import DamagedRecord
 from unisono.brain.dispatch.controller import ActiveDispatch
-from unisono.brain.dispatch.members import Members
+from unisono.brain.dispatch.members import Members, member_dtypes
 from unisono.fleet.columns import GROUPS, N_SOURCES, columns_of
 from unisono.fleet.table import FleetTable, Portfolio
 from unisono.model.dispatch import Dispatch
@@ -221,7 +221,7 @@ def _read(payload: bytes) -> tuple[_Header, list[NDArray[Any]]]:
         raise DamagedRecord("checkpoint", str(wrong)) from wrong
     expected = [dtype for group in _columns() for _, dtype in group] + [np.dtype(np.int64), np.dtype(np.int32)]
     expected += [np.dtype(np.int32)] * 2 * len(header.portfolios)
-    expected += [*(dtype for _, dtype in _members()), np.dtype(np.float64)] * len(header.dispatches)
+    expected += [*(dtype for _, dtype in member_dtypes(Members)), np.dtype(np.float64)] * len(header.dispatches)
     if [array.dtype for array in arrays] != expected:
         raise DamagedRecord(
             "checkpoint", f"holds {len(arrays)} arrays of other kinds than the {len(expected)} expected"
@@ -234,17 +234,13 @@ def _columns() -> list[list[tuple[str, np.dtype[Any]]]]:
     return [[(column.name, column.dtype) for column in columns_of(group)] for group in GROUPS]
 
 
-def _members() -> list[tuple[str, np.dtype[Any]]]:
-    return [(name, np.dtype(get_args(get_args(hint)[1])[0])) for name, hint in get_type_hints(Members).items()]
-
-
 def _schema_digest() -> bytes:
     """Return the digest of all that gives a checkpoint's bytes their meaning: names, dtypes and order."""
     arrays = {
         "groups": list(zip(_GROUP_FIELDS, _columns(), strict=True)),
         "sources": N_SOURCES,
         "counters": FOLD_COUNTER_NAMES,
-        "members": _members(),
+        "members": member_dtypes(Members),
     }
     structs = {
         part.__name__: list(part.__annotations__.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from unisono.base.errors import InvalidInput
 from unisono.base.instants import NS_PER_S
@@ -43,7 +44,7 @@ def members_of(state: PlantState, spec: Dispatch) -> Members:
     """Return the portfolio's members as they are now; none if the portfolio is not here (yet)."""
     table = state.fleet
     portfolio = table.portfolios.get(spec.portfolio_no)
-    rows = table.member_rows[:0] if portfolio is None else portfolio.rows
+    rows = np.empty(0, np.int32) if portfolio is None else portfolio.rows
     return new_members(rows, table.nameplate, table.picture, table.leases)
 
 

@@ -233,7 +233,7 @@ def _allocate_at_pace(active: ActiveDispatch, table: FleetTable, need_w: float, 
     """
     if active.sums[Sum.LEAVING_W] != 0.0:
         # Slow devices that were let go are there still, and soon are not: no other slow one goes in their place.
-        need_w = max(0.0, need_w - active.sign * keep_slow(active.members, table.nameplate))
+        need_w = max(0.0, need_w - active.sign * keep_slow(active.members))
     under_way_w = np.zeros(table.n_gateways)
     n_waiting = hold_back(cap_w, active.members, table.nameplate, table.leases, under_way_w)
     left_w = _allocate(active, table, need_w)
@@ -241,21 +241,21 @@ def _allocate_at_pace(active: ActiveDispatch, table: FleetTable, need_w: float, 
     if n_waiting and missing_w > LEFT_FRAC * need_w:
         called_w = call_waiting(missing_w, active.members)
         return _allocate(active, table, need_w - left_w + called_w) + max(0.0, left_w - called_w)
-    later_w = given_later_w(active.members, table.nameplate)
+    later_w = given_later_w(active.members)
     return _allocate(active, table, need_w + later_w) if later_w > 0.0 else left_w
 
 
 def _allocate(active: ActiveDispatch, table: FleetTable, need_w: float) -> float:
     """Share ``need_w`` out by the dispatch's policy; return what nobody can give."""
-    members, nameplate = active.members, table.nameplate
+    members = active.members
     if active.spec.policy == Policy.PRO_RATA:
-        pro_rata(need_w, members, nameplate)
+        pro_rata(need_w, members)
     elif active.spec.policy == Policy.SOC_FAIR:
-        soc_fair(need_w, active.sign, members, nameplate, table.picture)
+        soc_fair(need_w, active.sign, members, table.nameplate, table.picture)
     else:
-        merit_order(need_w, members, nameplate)
-    snap(active.sign, members, nameplate)
-    return repair(active.sign, need_w, members, nameplate)
+        merit_order(need_w, members)
+    snap(active.sign, members)
+    return repair(active.sign, need_w, members)
 
 
 def _account(active: ActiveDispatch, now_ns: int) -> tuple[float, float, float]:

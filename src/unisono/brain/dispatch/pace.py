@@ -14,7 +14,7 @@ from numba import types
 from unisono.base.kernel import column_kernel
 from unisono.brain.dispatch.members import FREE, MEMBERS, PINNED, WAITING, Members
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, Leases, Nameplate
-from unisono.fleet.evidence import NO_ANSWER_YET, is_quick
+from unisono.fleet.evidence import NO_ANSWER_YET
 
 # A fortieth: two such lumps in one cycle still leave delivery within a twentieth of the target.
 UNDER_WAY_FRAC: Final = 0.025
@@ -29,17 +29,17 @@ def hold_back(cap_w: float, members: Members, nameplate: Nameplate, leases: Leas
     ``under_way_w`` (gateway) is room for the sums.
     """
     under_way_w[:] = 0.0
-    for k in range(members.row.size):
+    for j in range(members.slow_order.size):
+        k = members.slow_order[j]
         row = members.row[k]
-        if leases.state[row] != 0 and leases.ack_code[row] == NO_ANSWER_YET and not is_quick(nameplate, row):
+        if leases.state[row] != 0 and leases.ack_code[row] == NO_ANSWER_YET:
             under_way_w[nameplate.gateway[row]] += abs(members.held_w[k] - members.credit_w[k])
     n_waiting = 0
-    for j in range(members.order.size):
-        k = members.order[j]
-        row = members.row[k]
-        if members.mode[k] != FREE or members.held_w[k] != 0.0 or is_quick(nameplate, row):
+    for j in range(members.slow_order.size):
+        k = members.slow_order[j]
+        if members.mode[k] != FREE or members.held_w[k] != 0.0:
             continue
-        gateway = nameplate.gateway[row]
+        gateway = nameplate.gateway[members.row[k]]
         under_way_w[gateway] += members.reach_w[k]
         if under_way_w[gateway] > max(cap_w, float(members.reach_w[k])):
             under_way_w[gateway] -= members.reach_w[k]
@@ -48,23 +48,25 @@ def hold_back(cap_w: float, members: Members, nameplate: Nameplate, leases: Leas
     return n_waiting
 
 
-@column_kernel(types.float64(MEMBERS, NAMEPLATE))
-def keep_slow(members: Members, nameplate: Nameplate) -> float:
+@column_kernel(types.float64(MEMBERS))
+def keep_slow(members: Members) -> float:
     """Pin the free members behind slow gateways that hold a command; return what they give, in its own sign."""
     kept_w = 0.0
-    for k in range(members.row.size):
-        if members.mode[k] == FREE and members.held_w[k] != 0.0 and not is_quick(nameplate, members.row[k]):
+    for j in range(members.slow_order.size):
+        k = members.slow_order[j]
+        if members.mode[k] == FREE and members.held_w[k] != 0.0:
             members.mode[k] = PINNED
             kept_w += members.credit_w[k]
     return kept_w
 
 
-@column_kernel(types.float64(MEMBERS, NAMEPLATE))
-def given_later_w(members: Members, nameplate: Nameplate) -> float:
+@column_kernel(types.float64(MEMBERS))
+def given_later_w(members: Members) -> float:
     """Return what the shares give only later: of slow members that are called just now. Slow ones without one wait."""
     later_w = 0.0
-    for k in range(members.row.size):
-        if members.mode[k] != FREE or members.held_w[k] != 0.0 or is_quick(nameplate, members.row[k]):
+    for j in range(members.slow_order.size):
+        k = members.slow_order[j]
+        if members.mode[k] != FREE or members.held_w[k] != 0.0:
             continue
         later_w += members.share_w[k]
         if members.share_w[k] <= 0.0:
@@ -76,8 +78,8 @@ def given_later_w(members: Members, nameplate: Nameplate) -> float:
 def call_waiting(missing_w: float, members: Members) -> float:
     """Let no more wait than ``missing_w`` leaves over, the cheapest called first; return what the called can give."""
     called_w = 0.0
-    for j in range(members.order.size):
-        k = members.order[j]
+    for j in range(members.slow_order.size):
+        k = members.slow_order[j]
         if members.mode[k] == WAITING and called_w < missing_w:
             members.mode[k] = FREE
             called_w += members.reach_w[k]

@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, part
+from unisono.base.kernel import column_kernel, pair_of, part
 from unisono.brain.dispatch.allocate import allowed_share
+from unisono.brain.dispatch.exact import W_PER_STEP, steps
 from unisono.brain.dispatch.members import FREE, MEMBERS, Members
-from unisono.fleet.columns import F8, NAMEPLATE, Nameplate
+from unisono.fleet.columns import F8
 
 # Devices whose jumps are tried in all combinations: 4,096 of them take some ten microseconds.
 JUMPERS_MAX: Final = 12
@@ -32,23 +33,22 @@ _WHO, _LOW_W, _HIGH_W, _JUMPED_LOW_W, _JUMPED_HIGH_W, _PRICE_W = range(6)
 _F8_2: Final = types.Array(types.float64, 2, "C")
 
 
-def repair(sign: int, need_w: float, members: Members, nameplate: Nameplate) -> float:
+def repair(sign: int, need_w: float, members: Members) -> float:
     """Change shares so that they add up to ``need_w`` as nearly as the members allow; return what is still missing."""
-    return float(_repair(sign, need_w, members, nameplate, np.empty((JUMPERS_MAX, 6))))
+    return float(_repair(sign, need_w, members, np.empty((JUMPERS_MAX, 6))))
 
 
 @part
-def _gap_w(sign: int, k: int, members: Members, nameplate: Nameplate) -> tuple[float, float]:
+def _gap_w(sign: int, k: int, members: Members) -> tuple[float, float]:
     """Return the ends of the shares that the device can't have; without such the full reach twice.
 
     Below its least power a device runs at 0 W or not at all. Of one that comes from the other side of 0 W the two
     jumps there count as one.
     """
-    row = members.row[k]
     reach_w = float(members.reach_w[k])
-    if nameplate.is_on_off[row] == 1:
+    if members.is_on_off[k] == 1:
         return 0.0, reach_w
-    least_w = float(nameplate.power_step_min_w[row])
+    least_w = float(members.least_w[k])
     towards_w = sign * float(members.reference_w[k])
     low_w = max(0.0, -least_w - towards_w)
     high_w = (least_w if towards_w >= 0.0 or reach_w > -towards_w else 0.0) - towards_w
@@ -58,10 +58,10 @@ def _gap_w(sign: int, k: int, members: Members, nameplate: Nameplate) -> tuple[f
 
 
 @part
-def _span_w(sign: int, k: int, members: Members, nameplate: Nameplate) -> tuple[float, float]:
+def _span_w(sign: int, k: int, members: Members) -> tuple[float, float]:
     """Return between which shares the device can go without a jump."""
     share_w = float(members.share_w[k])
-    low_w, high_w = _gap_w(sign, k, members, nameplate)
+    low_w, high_w = _gap_w(sign, k, members)
     # Shares are of single precision.
     near_w = 1e-6 * float(members.reach_w[k])
     if share_w <= low_w + near_w:
@@ -77,7 +77,7 @@ def _is_of_use(k: int, members: Members) -> bool:
 
 
 @part
-def _fill(left_w: float, sign: int, members: Members, nameplate: Nameplate) -> float:
+def _fill(left_w: float, sign: int, members: Members) -> float:
     """Ask the cheapest for what is missing, take back from the dearest what is too much; nobody jumps."""
     n = members.order.size
     is_short = left_w > 0.0
@@ -88,42 +88,44 @@ def _fill(left_w: float, sign: int, members: Members, nameplate: Nameplate) -> f
         if not _is_of_use(k, members):
             continue
         before_w = float(members.share_w[k])
-        low_w, high_w = _span_w(sign, k, members, nameplate)
+        low_w, high_w = _span_w(sign, k, members)
         members.share_w[k] = min(max(before_w + left_w, low_w), high_w)
         left_w -= members.share_w[k] - before_w
     return left_w
 
 
 @part
-def _jump_where_nearer(left_w: float, sign: int, members: Members, nameplate: Nameplate) -> float:
+def _jump_where_nearer(left_w: float, sign: int, members: Members) -> float:
     """Let whoever brings the sum nearer by it jump: dearest first back, cheapest first forth."""
     n = members.order.size
     for j in range(n):
         if abs(left_w) < MET_W:
             break
         k = members.order[j] if left_w > 0.0 else members.order[n - 1 - j]
-        if not _is_of_use(k, members) or nameplate.is_on_off[members.row[k]] == 1:
+        if not _is_of_use(k, members) or members.is_on_off[k] == 1:
             continue
         before_w = float(members.share_w[k])
         wished_w = min(max(before_w + left_w, 0.0), float(members.reach_w[k]))
-        allowed_w = allowed_share(wished_w, sign, k, members, nameplate)
+        allowed_w = allowed_share(wished_w, sign, k, members)
         if abs(left_w - (allowed_w - before_w)) < abs(left_w):
             members.share_w[k] = allowed_w
             left_w -= allowed_w - before_w
     for j in range(n):
+        if left_w < MET_W:
+            break
         k = members.order[j]
         is_idle = _is_of_use(k, members) and members.share_w[k] == 0.0
-        if is_idle and nameplate.is_on_off[members.row[k]] == 1 and left_w > 0.5 * members.reach_w[k]:
+        if is_idle and members.is_on_off[k] == 1 and left_w > 0.5 * members.reach_w[k]:
             members.share_w[k] = members.reach_w[k]
             left_w -= members.reach_w[k]
     return left_w
 
 
 @part
-def _note_jumper(n: int, k: int, sign: int, members: Members, nameplate: Nameplate, jumpers: F8) -> int:
+def _note_jumper(n: int, k: int, sign: int, members: Members, jumpers: F8) -> int:
     """Append the device to the ``n`` that are tried; return how many they are then."""
-    gap_low_w, gap_high_w = _gap_w(sign, k, members, nameplate)
-    low_w, high_w = _span_w(sign, k, members, nameplate)
+    gap_low_w, gap_high_w = _gap_w(sign, k, members)
+    low_w, high_w = _span_w(sign, k, members)
     is_above = low_w >= gap_high_w
     jumpers[n, _WHO] = k
     jumpers[n, _LOW_W] = low_w
@@ -136,7 +138,7 @@ def _note_jumper(n: int, k: int, sign: int, members: Members, nameplate: Namepla
 
 
 @part
-def _jumpers(sign: int, members: Members, nameplate: Nameplate, jumpers: F8) -> int:
+def _jumpers(sign: int, members: Members, jumpers: F8) -> int:
     """Note who is tried: of those below their jump the cheapest, of those above it the dearest; return how many."""
     n = 0
     n_members = members.order.size
@@ -145,9 +147,9 @@ def _jumpers(sign: int, members: Members, nameplate: Nameplate, jumpers: F8) -> 
             k = members.order[n_members - 1 - j] if is_above else members.order[j]
             if n == JUMPERS_MAX or not _is_of_use(k, members):
                 continue
-            gap_low_w, gap_high_w = _gap_w(sign, k, members, nameplate)
-            if gap_high_w > gap_low_w and (_span_w(sign, k, members, nameplate)[0] >= gap_high_w) == is_above:
-                n = _note_jumper(n, k, sign, members, nameplate, jumpers)
+            gap_low_w, gap_high_w = _gap_w(sign, k, members)
+            if gap_high_w > gap_low_w and (_span_w(sign, k, members)[0] >= gap_high_w) == is_above:
+                n = _note_jumper(n, k, sign, members, jumpers)
         if n == JUMPERS_MAX:
             break
     return n
@@ -179,25 +181,34 @@ def _best_jumps(n: int, low_w: float, high_w: float, jumpers: F8) -> int:
     return best
 
 
-@column_kernel(types.float64(types.int64, types.float64, MEMBERS, NAMEPLATE, _F8_2))
-def _repair(sign: int, need_w: float, members: Members, nameplate: Nameplate, jumpers: F8) -> float:
-    left_w = need_w
-    beyond_w = need_w
+@column_kernel(pair_of(types.float64)(MEMBERS))
+def _given_and_reach_w(members: Members) -> tuple[float, float]:
+    """Return what all free members give, and what they could."""
+    given = np.int64(0)
+    reach = np.int64(0)
     for k in range(members.row.size):
-        if members.mode[k] == FREE:
-            left_w -= members.share_w[k]
-            beyond_w -= members.reach_w[k]
+        is_free = members.mode[k] == FREE
+        given += steps(members.share_w[k] if is_free else np.float32(0.0))
+        reach += steps(members.reach_w[k] if is_free else np.float32(0.0))
+    return float(given) * W_PER_STEP, float(reach) * W_PER_STEP
+
+
+@column_kernel(types.float64(types.int64, types.float64, MEMBERS, _F8_2))
+def _repair(sign: int, need_w: float, members: Members, jumpers: F8) -> float:
+    given_w, reach_w = _given_and_reach_w(members)
+    left_w = need_w - given_w
+    beyond_w = need_w - reach_w
     if beyond_w >= 0.0:
         # All of it is needed, and everybody can run at the full reach.
         for k in range(members.row.size):
             if members.mode[k] == FREE:
                 members.share_w[k] = members.reach_w[k]
         return beyond_w
-    left_w = _fill(left_w, sign, members, nameplate)
-    left_w = _jump_where_nearer(left_w, sign, members, nameplate)
+    left_w = _fill(left_w, sign, members)
+    left_w = _jump_where_nearer(left_w, sign, members)
     if abs(left_w) < MET_W:
         return left_w
-    n = _jumpers(sign, members, nameplate, jumpers)
+    n = _jumpers(sign, members, jumpers)
     if n == 0:
         return left_w
     # What is left when all give the least, and the most, that they can without a jump.
@@ -205,7 +216,7 @@ def _repair(sign: int, need_w: float, members: Members, nameplate: Nameplate, ju
     high_w = left_w
     for k in range(members.row.size):
         if _is_of_use(k, members):
-            span_w = _span_w(sign, k, members, nameplate)
+            span_w = _span_w(sign, k, members)
             low_w -= span_w[1] - members.share_w[k]
             high_w += members.share_w[k] - span_w[0]
     best = _best_jumps(n, low_w, high_w, jumpers)
@@ -216,4 +227,4 @@ def _repair(sign: int, need_w: float, members: Members, nameplate: Nameplate, ju
             is_above = jumpers[one, _LOW_W] > jumpers[one, _JUMPED_LOW_W]
             members.share_w[k] = jumpers[one, _JUMPED_HIGH_W] if is_above else jumpers[one, _JUMPED_LOW_W]
             left_w -= members.share_w[k] - before_w
-    return _fill(left_w, sign, members, nameplate)
+    return _fill(left_w, sign, members)

@@ -11,6 +11,8 @@ from unisono.main.bench.figures import BenchOptions, BenchResult
 # name -> what it measures; the module has the same name.
 BENCHES: Final = {
     "allocate": "a target split into a million setpoints",
+    "cycle": "whole cycles of a million devices",
+    "totals": "sums over a million devices, and by 200 overlapping portfolios",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
 # Benches that know another way for what is acknowledged and kept.
