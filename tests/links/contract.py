@@ -16,7 +16,7 @@ from unisono.links.contract import CommandWay, Handed, Link, Promise
 from unisono.links.identity import GatewayEntry
 from unisono.links.reception import Reception
 from unisono.model.batches import AckBatch, ReadingBatch
-from unisono.wire.frames import CommandMessage, Frame, Renewal
+from unisono.wire.frames import CommandMessage, Frame, Renewal, outgoing
 from unisono.wire.telemetry import Reading, encode_batch
 
 
@@ -122,19 +122,24 @@ async def nobody_is_told_before_it_is_kept(rig: Rig) -> None:
     assert (rig.device_no, 1.0) in await rig.intake.rows(1)
 
 
+async def handed_over(rig: Rig, message: Frame | Renewal, cursor: int) -> Handed:
+    (handed,) = await rig.link.deliver([(rig.gateway, outgoing(rig.gateway.gateway_no, message))], cursor)
+    return handed
+
+
 async def commands_reach_the_gateway(rig: Rig) -> None:
     if rig.link.manifest.command_way is CommandWay.NONE:
         return
     expires_ms = NOW_NS // 10**6 + 60_000
     command = CommandMessage(rig.device_no, 4, "power_setpoint", -700, NOW_MS, expires_ms, 60.0, "zero_power")
     for message in (Frame(2, NOW_MS, (command,)), Renewal(2, 4, NOW_MS, expires_ms)):
-        assert await rig.link.deliver(rig.gateway, message, 9) in {Handed.SENT, Handed.HELD}
+        assert await handed_over(rig, message, 9) in {Handed.SENT, Handed.HELD}
         assert await rig.next_command() == message
 
 
 async def an_absent_side_is_an_outcome_and_no_exception(rig: Rig) -> None:
     await rig.break_off()
-    outcome = await rig.link.deliver(rig.gateway, Renewal(2, 4, NOW_MS, NOW_MS + 60_000), 10)
+    outcome = await handed_over(rig, Renewal(2, 4, NOW_MS, NOW_MS + 60_000), 10)
     assert isinstance(outcome, Handed)
 
 

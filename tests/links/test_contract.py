@@ -86,7 +86,9 @@ async def broker_rig(engine: NatsEngine) -> AsyncIterator[Rig]:
     endpoints = engine.endpoints
     edge, intake, side = reception(), MemoryIntake(), MqttSide(endpoints)
     async with bus_of(endpoints) as bus:
-        link = MqttBrokerLink(broker_settings(endpoints), edge, intake, streams=bus, send=bus.publish, clock=clock())
+        link = MqttBrokerLink(
+            broker_settings(endpoints), edge, intake, streams=bus, send=bus.publish_all, clock=clock()
+        )
         async with running(link.run()):
             await link.may_admit.wait()
             async with side.gateway, running(side.sort()):

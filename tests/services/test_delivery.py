@@ -21,7 +21,7 @@ from unisono.engines.nats import NatsEndpoints, NatsEngine
 from unisono.model.batches import CommandFrames
 from unisono.services.delivery import Delivery
 from unisono.services.front import Front, FrontSettings
-from unisono.wire.frames import Frame, decode_frame, decode_renewal
+from unisono.wire.frames import Frame, decode_fetched, decode_frame, decode_renewal
 
 S_NS = 10**9
 
@@ -69,7 +69,7 @@ def test_a_setpoint_and_a_renewal_reach_both_kinds_of_gateway(engine: NatsEngine
                     last_seq = await send(bus, frames(2, 5))
                     got = dict([await gateway.received(), await gateway.received()])
                     await until_fetched(bus, front, last_seq)
-                    fetched = front.held.fetch(3, 0, NOW_NS)
+                    fetched = decode_fetched(front.held.fetch(3, 0, NOW_NS))
         frame = decode_frame(got[f"c/{gateway_id(1)}/f"])
         assert [(command.no, command.seq, command.value) for command in frame.commands] == [(11, 5, -1000)]
         assert decode_renewal(got[f"c/{gateway_id(1)}/r"]).through_seq == 5
@@ -98,7 +98,7 @@ def test_frames_of_a_lower_epoch_and_expired_ones_are_dropped(engine: NatsEngine
         assert gateway.inbox.empty()
         # Once on the pushing way, once on the fetching one.
         assert delivery.outcomes["old_epoch"] == 2
-        assert len(front.held.fetch(3, 0, NOW_NS).frames) == 2
+        assert len(decode_fetched(front.held.fetch(3, 0, NOW_NS)).frames) == 2
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
@@ -115,14 +115,14 @@ def test_a_restarted_front_still_holds_what_was_not_fetched(engine: NatsEngine) 
                     last_seq = await bus.last_seq("COMMANDS") or await send(bus, frames(2, 5))
                     async with running(delivery.run()):
                         await until_fetched(bus, front, last_seq)
-                        assert len(front.held.fetch(3, 0, NOW_NS).frames) == 2
-                        assert front.held.fetch(3, last_seq, NOW_NS).frames == ()
-                        assert front.held.fetch(3, 0, NOW_NS + 31 * S_NS).frames == ()
+                        assert len(decode_fetched(front.held.fetch(3, 0, NOW_NS)).frames) == 2
+                        assert decode_fetched(front.held.fetch(3, last_seq, NOW_NS)).frames == ()
+                        assert decode_fetched(front.held.fetch(3, 0, NOW_NS + 31 * S_NS)).frames == ()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 async def until_fetched(bus: Bus, front: Front, cursor: int) -> None:
     async with asyncio.timeout(10):
-        while front.held.fetch(3, 0, NOW_NS).next < cursor:
+        while decode_fetched(front.held.fetch(3, 0, NOW_NS)).next < cursor:
             await bus.flush()

@@ -26,7 +26,7 @@ from unisono.links.http_push.app import BODY_BYTES_MAX
 from unisono.model.batches import AckBatch, ReadingBatch
 from unisono.services.front import Front, FrontSettings
 from unisono.wire.acks import encode_acks
-from unisono.wire.frames import CommandMessage, Frame, decode_fetched
+from unisono.wire.frames import CommandMessage, Frame, decode_fetched, outgoing
 from unisono.wire.packed import encode_packed
 from unisono.wire.telemetry import Reading, encode_batch, encode_ndjson
 
@@ -165,7 +165,7 @@ def test_a_gateway_fetches_only_its_own_commands(engine: NatsEngine) -> None:
             async with running(front.run()):
                 await front.may_admit.wait()
                 command = CommandMessage(31, 1, "power_setpoint", 5, NOW_MS, NOW_MS + 1000, 60.0, "hold")
-                front.held.hold(3, Frame(1, NOW_MS, (command,)), 8)
+                front.held.hold(outgoing(3, Frame(1, NOW_MS, (command,))), 8)
                 async with gateway_client(front) as client:
                     fetched = decode_fetched((await client.get("/v1/commands?after=0")).content)
                     assert (fetched.frames, fetched.next) == ((Frame(1, NOW_MS, (command,)),), 8)

@@ -8,6 +8,7 @@ late PONG ends the library's reading for good.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import nats.errors
@@ -16,6 +17,9 @@ from nats.aio.msg import Msg
 
 # nats-server's status for a question that nobody listens to (ADR-4 of nats-architecture-and-design).
 _NO_RESPONDERS: Final = "503"
+# One write of `publish_all`: it stays in the processor's cache, and the event loop gets its turn in between.
+_WRITE_BYTES: Final = 1 << 20
+_WRITE_TIMEOUT_S: Final = 5.0
 
 
 class NatsClient(Client):
@@ -51,6 +55,35 @@ class NatsClient(Client):
         if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
             raise nats.errors.NoRespondersError
         return message
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish many (subject, payload) in writes of some MiB; raises MaxPayloadError before anything is sent.
+
+        A call of ``publish`` a message costs 20 us; here it is one.
+        """
+        if any(len(payload) > self.max_payload for _, payload in messages):
+            raise nats.errors.MaxPayloadError
+        pieces: list[bytes] = []
+        n_bytes = 0
+        for subject, payload in messages:
+            pieces += (b"PUB %b %d\r\n" % (subject.encode(), len(payload)), payload, b"\r\n")
+            n_bytes += len(payload)
+            if n_bytes > _WRITE_BYTES:
+                await self._write(pieces)
+                pieces, n_bytes = [], 0
+        await self._write(pieces)
+
+    async def _write(self, pieces: list[bytes]) -> None:
+        """Hand bytes of the protocol to the library's writer, and wait until the socket has taken most of them."""
+        if self.is_closed or self._flush_queue is None:
+            raise nats.errors.ConnectionClosedError
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append(b"".join(pieces))
+        self._pending_data_size += len(self._pending[-1])
+        # The library's own forced flush would swallow a cancellation.
+        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+            await self._flush_queue.put(written)
+            await written
 
     async def flush(self, timeout: float = 10.0) -> None:
         """Return when the server has taken everything sent so far; raises TimeoutError after ``timeout`` seconds."""

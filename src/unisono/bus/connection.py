@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -126,6 +126,13 @@ class Bus:
             raise Unavailable("NATS", "not connected")
         with translated("NATS"):
             await self.client.publish(subject, payload)
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send many (subject, payload) like ``publish``, some MiB at a time; some may have left at Unavailable."""
+        if not self.is_connected:
+            raise Unavailable("NATS", "not connected")
+        with translated("NATS"):
+            await self.client.publish_all(messages)
 
     async def flush(self, timeout_s: float = 2.0) -> None:
         """Return when the server has taken everything that was published so far."""

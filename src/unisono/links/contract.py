@@ -7,14 +7,14 @@ over; what a device answered comes back later through ``Intake.keep`` as an AckB
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from unisono.links.identity import GatewayEntry
 from unisono.model.batches import AckBatch, ReadingBatch
-from unisono.wire.frames import Frame, Renewal
+from unisono.wire.frames import Outgoing
 
 
 class Sign(StrEnum):
@@ -86,6 +86,9 @@ class Manifest:
     body_bytes_max: int | None = None
 
 
+Addressed = tuple[GatewayEntry, Outgoing]
+
+
 class Handed(StrEnum):
     """What became of handing a message over."""
 
@@ -125,8 +128,11 @@ class Link(Protocol):
         """Work until cancelled; losing the other side is no reason to return."""
         ...
 
-    async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
-        """Hand one message over; ``cursor`` is its place in the stream of commands. Never raises for one gateway."""
+    async def deliver(self, messages: Sequence[Addressed], cursor: int) -> list[Handed]:
+        """Hand messages over, each gateway's in this order, and say what became of each. Never raises for one gateway.
+
+        ``cursor`` is their place in the stream of commands; there may be as many as there are gateways.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""Delivery: ``commands.<shard>.<epoch>`` -> one JSON message a gateway, over the gateway's own link.
+"""Delivery: ``commands.<shard>.<epoch>`` -> JSON messages by gateway, over the gateway's own link.
 
 Pushed links are served from a durable place, so that a frame is handed over once by one of the fronts; fetched links
 hold what they are given, so every front fills its own from a replay of the last minutes. Frames of an epoch lower
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final
+
+import numpy as np
 
 from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord, Unavailable
 from unisono.base.instants import NS_PER_S
 from unisono.bus.connection import Bus
 from unisono.bus.consumers import KeptMessage
-from unisono.links.contract import CommandWay, Handed, Link
+from unisono.links.contract import Addressed, CommandWay, Link
 from unisono.links.http_push import HeldCommands
-from unisono.links.identity import Identity
+from unisono.links.identity import GatewayEntry, Identity
 from unisono.model.batches import CommandFrames
 from unisono.wire.frames import messages_of
 
@@ -64,7 +66,8 @@ class Delivery:
                 messages = await place.fetch()
                 for message in messages:
                     await self._hand_over(message, is_fetched=False)
-                await place.ack(messages)
+                    # Each at once: a backlog of large ones takes longer than the server waits for an answer.
+                    await place.ack((message,))
             except Unavailable:
                 if self._bus.is_closed:
                     raise
@@ -82,19 +85,31 @@ class Delivery:
         frames = self._decoded(message, is_fetched=is_fetched)
         if frames is None:
             return
-        for outgoing in messages_of(frames, self._clock.wall_ns()):
-            gateway = self._identity.gateway_of_no(outgoing.gateway_no)
+        way = self._gateways(frames, is_fetched=is_fetched)
+        if not way:
+            return
+        is_wanted = np.isin(frames.gateway_no, list(way))
+        # A large message takes 20 ms, during which readings are to come in.
+        messages = await asyncio.to_thread(messages_of, frames, self._clock.wall_ns(), is_wanted)
+        of_link: defaultdict[str, list[Addressed]] = defaultdict(list)
+        for outgoing in messages:
+            gateway = way[outgoing.gateway_no]
+            of_link[gateway.link].append((gateway, outgoing))
+        for name, addressed in of_link.items():
+            # What is unreachable is not waited for: the plant repeats what is not acknowledged.
+            self.outcomes.update(await self._links[name].deliver(addressed, message.seq))
+
+    def _gateways(self, frames: CommandFrames, *, is_fetched: bool) -> dict[int, GatewayEntry]:
+        """Return the gateways of the frames that are served this way; those that nobody serves are counted once."""
+        served = {}
+        for gateway_no in np.unique(frames.gateway_no).tolist():
+            gateway = self._identity.gateway_of_no(gateway_no)
             link = None if gateway is None or gateway.is_revoked else self._links.get(gateway.link)
             if gateway is None or link is None:
                 self.outcomes["no_link"] += not is_fetched
-                continue
-            if (link.manifest.command_way is CommandWay.FETCHED) is not is_fetched:
-                continue
-            handed = await link.deliver(gateway, outgoing.message, message.seq)
-            self.outcomes[handed] += 1
-            if handed is Handed.UNREACHABLE:
-                # The plant repeats what is not acknowledged; here is nothing to wait for.
-                log.debug("gateway %s is unreachable", gateway.gateway_id)
+            elif (link.manifest.command_way is CommandWay.FETCHED) is is_fetched:
+                served[gateway_no] = gateway
+        return served
 
     def _decoded(self, message: KeptMessage, *, is_fetched: bool) -> CommandFrames | None:
         try:

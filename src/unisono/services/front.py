@@ -68,7 +68,7 @@ class Front:
         self._broker: MqttBrokerLink | None = None
         if settings.mqtt_broker is not None:
             self._broker = MqttBrokerLink(
-                settings.mqtt_broker, reception, self.intake, streams=bus, send=bus.publish, clock=clock
+                settings.mqtt_broker, reception, self.intake, streams=bus, send=bus.publish_all, clock=clock
             )
             self.links["mqtt"] = self._broker
         for name, client in settings.mqtt_clients:

@@ -15,7 +15,7 @@ from unisono.links.mqtt_client.link import SESSION_S, MqttClientLink, MqttClient
 from unisono.links.reception import Reception
 from unisono.links.tally import Tally
 from unisono.sim.live.packets import PUBLISH, PacketReader, puback
-from unisono.wire.frames import Renewal
+from unisono.wire.frames import Renewal, outgoing
 
 CONNECT, SUBSCRIBE = 1, 8
 NOT_AUTHORISED = 0x87
@@ -67,7 +67,8 @@ def link_to(port: int) -> MqttClientLink:
 async def delivered(link: MqttClientLink, n: int) -> list[Handed]:
     gateway = link._reception.identity.gateway(gateway_id(1))
     assert gateway is not None
-    return [await link.deliver(gateway, Renewal(2, k, NOW_MS, NOW_MS + 60_000), k) for k in range(n)]
+    renewals = [outgoing(1, Renewal(2, k, NOW_MS, NOW_MS + 60_000)) for k in range(n)]
+    return await link.deliver([(gateway, renewal) for renewal in renewals], n)
 
 
 def port_of(server: asyncio.Server) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -17,12 +17,21 @@ import msgspec
 from unisono.base.clock import Clock
 from unisono.base.errors import InvalidInput, NotFound, TooMany, Unavailable, UnisonoError
 from unisono.base.problems import MEDIA_TYPE, MethodNotAllowed, Told, Unauthenticated, told_of
-from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
+from unisono.links.contract import (
+    UNIT_OF_FIELD,
+    Addressed,
+    CommandWay,
+    Handed,
+    Intake,
+    Manifest,
+    Promise,
+    Quality,
+    Sign,
+)
 from unisono.links.http_push.held import HeldCommands
 from unisono.links.identity import GatewayEntry
 from unisono.links.reception import Reception
 from unisono.wire.acks import decode_acks
-from unisono.wire.frames import Frame, Renewal, encode_fetched
 from unisono.wire.packed import decode_packed
 from unisono.wire.rules import RowError
 from unisono.wire.telemetry import decode_batch, decode_ndjson
@@ -157,7 +166,7 @@ class TelemetryApp:
         text = query.get("after", ["0"])[-1]
         if not (text.isascii() and text.isdigit() and len(text) <= 18):
             raise InvalidInput("after", text, "must be the `next` of an earlier answer, or 0")
-        return 200, encode_fetched(self._held.fetch(gateway.gateway_no, int(text), self._clock.wall_ns()))
+        return 200, self._held.fetch(gateway.gateway_no, int(text), self._clock.wall_ns())
 
 
 class HttpPushLink:
@@ -173,10 +182,11 @@ class HttpPushLink:
         """Wait: the web server that runs ``TelemetryApp`` does the work."""
         await asyncio.Event().wait()
 
-    async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
-        """Hold it for the gateway."""
-        self._held.hold(gateway.gateway_no, message, cursor)
-        return Handed.HELD
+    async def deliver(self, messages: Sequence[Addressed], cursor: int) -> list[Handed]:
+        """Hold them for their gateways."""
+        for _, message in messages:
+            self._held.hold(message, cursor)
+        return [Handed.HELD] * len(messages)
 
 
 class _Disconnected(Exception):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from unisono.base.instants import NS_PER_MS
-from unisono.wire.frames import FetchedFrames, Frame, Renewal
+from unisono.wire.frames import Outgoing, encode_fetched
 
 # A gateway that fetches every 30 s and is sent a frame and a renewal each 4 s cycle has 15 waiting.
 PER_GATEWAY_MAX: Final = 256
@@ -19,8 +19,7 @@ PER_GATEWAY_MAX: Final = 256
 @dataclass(frozen=True, slots=True)
 class _Held:
     cursor: int
-    message: Frame | Renewal
-    expires_ms: int
+    message: Outgoing
 
 
 class HeldCommands:
@@ -32,37 +31,31 @@ class HeldCommands:
         self._newest_cursor = 0
         self.n_overflowed = 0
 
-    def hold(self, gateway_no: int, message: Frame | Renewal, cursor: int) -> None:
-        """Keep a message for a gateway; one at a cursor that is held already changes nothing."""
+    def hold(self, message: Outgoing, cursor: int) -> None:
+        """Keep a message for its gateway; one at a cursor that is held already changes nothing."""
         self.pass_cursor(cursor)
-        waiting = self._held.setdefault(gateway_no, deque())
+        waiting = self._held.setdefault(message.gateway_no, deque())
         if any(one.cursor == cursor and one.message == message for one in waiting):
             return
         if len(waiting) == self._per_gateway_max:
             waiting.popleft()
             self.n_overflowed += 1
-        waiting.append(_Held(cursor, message, _expires_ms(message)))
+        waiting.append(_Held(cursor, message))
 
     def pass_cursor(self, cursor: int) -> None:
         """Note that everything up to this cursor has been looked at."""
         self._newest_cursor = max(self._newest_cursor, cursor)
 
-    def fetch(self, gateway_no: int, after: int, now_ns: int) -> FetchedFrames:
-        """Return what is newer than the cursor ``after`` and not expired, of the highest epoch only."""
+    def fetch(self, gateway_no: int, after: int, now_ns: int) -> bytes:
+        """Return, as JSON, what is newer than the cursor ``after`` and not expired, of the highest epoch only."""
         waiting = self._held.get(gateway_no, deque())
         now_ms = now_ns // NS_PER_MS
-        while waiting and waiting[0].expires_ms <= now_ms:
+        while waiting and waiting[0].message.expires_ms <= now_ms:
             waiting.popleft()
         epoch = max((one.message.epoch for one in waiting), default=0)
         alive = [
             one.message
             for one in waiting
-            if one.cursor > after and one.expires_ms > now_ms and one.message.epoch == epoch
+            if one.cursor > after and one.message.expires_ms > now_ms and one.message.epoch == epoch
         ]
-        return FetchedFrames(tuple(alive), self._newest_cursor)
-
-
-def _expires_ms(message: Frame | Renewal) -> int:
-    if isinstance(message, Renewal):
-        return message.expires_ms
-    return max((command.expires_ms for command in message.commands), default=0)
+        return encode_fetched(alive, self._newest_cursor)

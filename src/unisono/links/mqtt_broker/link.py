@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
-from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
-from unisono.links.identity import GatewayEntry
+from unisono.links.contract import (
+    UNIT_OF_FIELD,
+    Addressed,
+    CommandWay,
+    Handed,
+    Intake,
+    Manifest,
+    Promise,
+    Quality,
+    Sign,
+)
 from unisono.links.mqtt_broker.forbidden import ForbiddenPublishes
 from unisono.links.mqtt_broker.greeting import greet
 from unisono.links.mqtt_broker.kept import KeptReader, Streams
 from unisono.links.mqtt_broker.socket import NatsLogin, RawSubscriber
 from unisono.links.reception import Arrived, Reception
 from unisono.links.waiting import Waiting
-from unisono.wire.frames import Frame, Renewal, encode
 from unisono.wire.natsbuffer import Scanned
 from unisono.wire.receipts import encode_receipt
 from unisono.wire.topics import Down, down_topic
@@ -51,7 +59,7 @@ RETRY_S: Final = 0.5
 LOG_PERIOD_S: Final = 0.25
 # Batches, and singles that surprise the kernel, at QoS 0 while our stream is away; beyond it the oldest go.
 SPILLED_MAX: Final = 20_000
-Send = Callable[[str, bytes], Awaitable[None]]
+Send = Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class MqttBrokerSettings:
 
 
 class MqttBrokerLink:
-    """Runs the raw subscriber and the reader of kept messages; ``send`` publishes to a NATS subject."""
+    """Runs the raw subscriber and the reader of kept messages; ``send`` publishes (subject, payload) to NATS."""
 
     manifest = MANIFEST
 
@@ -112,14 +120,13 @@ class MqttBrokerLink:
                 if self._settings.server_log is not None:
                     tasks.create_task(self._count_forbidden(self._settings.server_log), name="forbidden publishes")
 
-    async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
-        """Publish it (NATS hands it to MQTT at QoS 0: acknowledgement and repetition are the command's own)."""
-        what = Down.FRAME if isinstance(message, Frame) else Down.RENEWAL
+    async def deliver(self, messages: Sequence[Addressed], cursor: int) -> list[Handed]:
+        """Publish them (NATS hands them to MQTT at QoS 0: acknowledgement and repetition are the command's own)."""
         try:
-            await self._send(_subject(gateway.gateway_id, what), encode(message))
+            await self._send([(_subject(to.gateway_id, message.what), message.payload) for to, message in messages])
         except Unavailable:
-            return Handed.UNREACHABLE
-        return Handed.SENT
+            return [Handed.UNREACHABLE] * len(messages)
+        return [Handed.SENT] * len(messages)
 
     async def _open_kept(self) -> None:
         if not self._settings.takes_kept:
@@ -171,7 +178,7 @@ class MqttBrokerLink:
                         await self._intake.keep(received.batch)
                     if received.receipt_seq >= 0:
                         subject = _subject(received.gateway_id, Down.RECEIPT)
-                        await self._send(subject, encode_receipt(received.receipt_seq))
+                        await self._send([(subject, encode_receipt(received.receipt_seq))])
                 except Unavailable:
                     await asyncio.sleep(RETRY_S)
                 else:

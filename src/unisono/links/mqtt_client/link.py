@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,11 +20,19 @@ from gmqtt.mqtt.handler import MQTTConnectError
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
-from unisono.links.contract import UNIT_OF_FIELD, CommandWay, Handed, Intake, Manifest, Promise, Quality, Sign
-from unisono.links.identity import GatewayEntry
+from unisono.links.contract import (
+    UNIT_OF_FIELD,
+    Addressed,
+    CommandWay,
+    Handed,
+    Intake,
+    Manifest,
+    Promise,
+    Quality,
+    Sign,
+)
 from unisono.links.reception import Arrived, Reception
 from unisono.links.waiting import Waiting
-from unisono.wire.frames import Frame, Renewal, encode
 from unisono.wire.receipts import encode_receipt
 from unisono.wire.topics import Down, Up, down_topic
 
@@ -119,11 +128,13 @@ class MqttClientLink:
             if self._client.is_connected:
                 await self._client.disconnect()
 
-    async def deliver(self, gateway: GatewayEntry, message: Frame | Renewal, cursor: int) -> Handed:
-        """Publish it at QoS 1, not retained: nobody may find an old command there."""
-        what = Down.FRAME if isinstance(message, Frame) else Down.RENEWAL
-        is_sent = await self._publish(gateway.gateway_id, what, encode(message))
-        return Handed.SENT if is_sent else Handed.UNREACHABLE
+    async def deliver(self, messages: Sequence[Addressed], cursor: int) -> list[Handed]:
+        """Publish them at QoS 1, not retained: nobody may find an old command there."""
+        handed = []
+        for gateway, message in messages:
+            is_sent = await self._publish(gateway.gateway_id, message.what, message.payload)
+            handed.append(Handed.SENT if is_sent else Handed.UNREACHABLE)
+        return handed
 
     def _new_client(self) -> gmqtt.Client:
         settings = self._settings
