@@ -133,11 +133,11 @@ def test_the_kernel_writes_what_the_plain_way_does_byte_for_byte(sent: CommandFr
     assert messages_of(sent, NOW_NS) == expected
 
 
-def test_only_the_wanted_rows_are_written() -> None:
+def test_only_wanted_gateways_get_anything() -> None:
     sent = frames([(11, 1, 5, 1.0, 30), (21, 2, 6, 2.0, 30), (-1, 1, 6, 0, 30), (-1, 2, 6, 0, 30)])
-    messages = messages_of(sent, NOW_NS, sent.gateway_no == 2)
+    messages = messages_of(sent, NOW_NS, {2}.__contains__)
     assert [(out.gateway_no, out.what) for out in messages] == [(2, Down.FRAME), (2, Down.RENEWAL)]
-    assert messages_of(sent, NOW_NS, sent.gateway_no == 9) == []
+    assert messages_of(sent, NOW_NS, set().__contains__) == []
 
 
 def test_nothing_is_left_of_expired_frames() -> None:

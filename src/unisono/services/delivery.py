@@ -13,8 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
-
 from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord, Unavailable
 from unisono.base.instants import NS_PER_S
@@ -85,31 +83,34 @@ class Delivery:
         frames = self._decoded(message, is_fetched=is_fetched)
         if frames is None:
             return
-        way = self._gateways(frames, is_fetched=is_fetched)
-        if not way:
-            return
-        is_wanted = np.isin(frames.gateway_no, list(way))
-        # A large message takes 20 ms, during which readings are to come in.
-        messages = await asyncio.to_thread(messages_of, frames, self._clock.wall_ns(), is_wanted)
-        of_link: defaultdict[str, list[Addressed]] = defaultdict(list)
-        for outgoing in messages:
-            gateway = way[outgoing.gateway_no]
-            of_link[gateway.link].append((gateway, outgoing))
+        # A large message takes 30 ms, during which readings are to come in.
+        of_link, n_unserved = await asyncio.to_thread(self._encoded, frames, self._clock.wall_ns(), is_fetched)
+        self.outcomes["no_link"] += 0 if is_fetched else n_unserved
         for name, addressed in of_link.items():
             # What is unreachable is not waited for: the plant repeats what is not acknowledged.
             self.outcomes.update(await self._links[name].deliver(addressed, message.seq))
 
-    def _gateways(self, frames: CommandFrames, *, is_fetched: bool) -> dict[int, GatewayEntry]:
-        """Return the gateways of the frames that are served this way; those that nobody serves are counted once."""
-        served = {}
-        for gateway_no in np.unique(frames.gateway_no).tolist():
+    def _encoded(
+        self, frames: CommandFrames, now_ns: int, is_fetched: bool
+    ) -> tuple[Mapping[str, list[Addressed]], int]:
+        """Return by link what is for gateways that are served this way, and how many gateways nobody serves."""
+        served: dict[int, GatewayEntry] = {}
+        unserved: set[int] = set()
+
+        def is_served(gateway_no: int) -> bool:
             gateway = self._identity.gateway_of_no(gateway_no)
             link = None if gateway is None or gateway.is_revoked else self._links.get(gateway.link)
             if gateway is None or link is None:
-                self.outcomes["no_link"] += not is_fetched
-            elif (link.manifest.command_way is CommandWay.FETCHED) is is_fetched:
-                served[gateway_no] = gateway
-        return served
+                unserved.add(gateway_no)
+                return False
+            served[gateway_no] = gateway
+            return (link.manifest.command_way is CommandWay.FETCHED) is is_fetched
+
+        of_link: defaultdict[str, list[Addressed]] = defaultdict(list)
+        for outgoing in messages_of(frames, now_ns, is_served):
+            gateway = served[outgoing.gateway_no]
+            of_link[gateway.link].append((gateway, outgoing))
+        return of_link, len(unserved)
 
     def _decoded(self, message: KeptMessage, *, is_fetched: bool) -> CommandFrames | None:
         try:
