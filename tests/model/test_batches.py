@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from unisono.base.errors import DamagedRecord
-from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch, decode_incoming
+from unisono.model.batches import COMMANDS_PER_MESSAGE_MAX, AckBatch, CommandFrames, ReadingBatch, decode_incoming
 
 FLOATS = st.floats(width=32, allow_nan=True)
 
@@ -54,3 +55,31 @@ def test_readings_and_acknowledgements_share_a_stream() -> None:
     back = decode_incoming(acks.encode())
     assert isinstance(back, AckBatch)
     assert back.seq.tolist() == [9]
+
+
+def cycle_of(n: int) -> CommandFrames:
+    return CommandFrames.of_columns(
+        {"shard": 0, "epoch": 1, "cycle": 1, "issued_ns": 1}, {"device_no": np.arange(n), "seq": np.arange(n) + 7}
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, 5, 8, 11])
+def test_a_cycle_of_many_commands_comes_apart_and_together_again(n: int) -> None:
+    cycle = cycle_of(n)
+    parts = [CommandFrames.decode(part.encode()) for part in cycle.parts(4)]
+    assert [part.first_row for part in parts] == list(range(0, max(n, 1), 4))
+    assert max(map(len, parts)) <= 4
+    for name in CommandFrames.DTYPES:
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(cycle, name))
+
+
+def test_a_message_of_commands_is_one_that_nats_takes() -> None:
+    (part,) = cycle_of(COMMANDS_PER_MESSAGE_MAX).parts()
+    assert len(part.encode()) < 8 << 20
+
+
+def test_commands_written_before_cycles_came_apart_are_read_as_whole_ones() -> None:
+    # Five scalars in the header, as there were; it is still so for a cycle's first message.
+    payload = cycle_of(2).encode()
+    assert msgspec.msgpack.decode(payload[8 : 8 + payload[4]]) == [2, 0, 1, 1, 1]
+    assert CommandFrames.decode(payload).first_row == 0

@@ -94,6 +94,20 @@ def test_what_was_told_after_the_checkpoint_is_known_from_the_frames(n_lost: int
     assert successor.next_seq > max(int(frames.seq.max(initial=0)) for frames in fleet.frames)
 
 
+def test_a_cycle_that_came_in_several_messages_is_known_as_if_it_came_in_one() -> None:
+    recording = Recording(fleet_of(batteries(12, ratings=SLOW_BATTERY)))
+    fleet = recording.fleet
+    fleet.cycle()
+    recording.save()
+    recording.cycle(dispatch_of(fleet, 25_000.0, ramp_s=40.0, duration_s=100.0))
+    for _ in range(4):
+        recording.cycle()
+    assert max(map(len, recording.frames)) > 6
+    whole = recording.successor()
+    recording.frames = [part for frames in recording.frames for part in frames.parts(3)]
+    assert_leases_equal(whole, recording.successor(), but=())
+
+
 def test_who_is_let_go_after_the_checkpoint_is_known_to_be() -> None:
     recording = Recording(fleet_of(batteries(6)))
     fleet = recording.fleet

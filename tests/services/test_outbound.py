@@ -6,13 +6,15 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from tests.links.edge import bus_of, nats_engine, running
 
 from unisono.base.clock import MovableClock
 from unisono.bus.connection import Bus
+from unisono.model.batches import COMMANDS_PER_MESSAGE_MAX, CommandFrames
 from unisono.model.dispatch import OptOutChange, encode_request
 from unisono.plant.checkpoint import Unsent
-from unisono.services.outbound import WAITING_MAX, Outbound, Worth
+from unisono.services.outbound import WAITING_BYTES_MAX, WAITING_MAX, Outbound, Worth, command_messages
 from unisono.services.realtime_inbox import Inbox
 
 
@@ -60,6 +62,45 @@ def test_the_oldest_goes_when_the_bound_is_reached_and_is_counted(tmp_path: Path
                     return outbound.n_dropped, (await received(bus, 1))[0]
 
     assert asyncio.run(scenario()) == (3, b"3")
+
+
+def test_a_cycle_of_more_commands_than_a_message_holds_reaches_the_stream_whole_and_once(tmp_path: Path) -> None:
+    n = 2 * COMMANDS_PER_MESSAGE_MAX + 3
+    header = {"shard": 0, "epoch": 1, "cycle": 9, "issued_ns": 5}
+    cycle = CommandFrames.of_columns(header, {"device_no": np.arange(n), "value": np.arange(n) % 1000})
+
+    async def scenario() -> list[bytes]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                outbound = Outbound(bus)
+                # A second time, as after an answer that was lost: the stream knows them.
+                for message in [*command_messages(cycle), *command_messages(cycle)]:
+                    outbound.put(message, Worth.COMMANDS)
+                outbound.put(Unsent("commands.0.1", "last", b"last"), Worth.COMMANDS)
+                async with running(outbound.send()):
+                    return await received(bus, 4)
+
+    *payloads, last = asyncio.run(scenario())
+    assert last == b"last"
+    parts = [CommandFrames.decode(payload) for payload in payloads]
+    assert [part.first_row for part in parts] == [0, COMMANDS_PER_MESSAGE_MAX, 2 * COMMANDS_PER_MESSAGE_MAX]
+    assert np.array_equal(np.concatenate([part.device_no for part in parts]), cycle.device_no)
+    assert np.array_equal(np.concatenate([part.value for part in parts]), cycle.value)
+
+
+def test_large_messages_are_bound_by_their_bytes(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, list[str]]:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                outbound = Outbound(bus)
+                outbound.put(Unsent("outcomes.0.1", "m-log", b""), Worth.LOG)
+                third = bytes(WAITING_BYTES_MAX // 3)
+                for k in range(5):
+                    outbound.put(Unsent("outcomes.0.1", f"m-{k}", third), Worth.PROGRESS)
+                return outbound.n_dropped, [message.message_id for message in outbound.records()]
+
+    assert asyncio.run(scenario()) == (2, ["m-log", "m-2", "m-3", "m-4"])
 
 
 def test_of_what_waits_commands_go_first_then_progress_and_the_event_log_never(tmp_path: Path) -> None:

@@ -108,5 +108,6 @@ class DispatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     # Devices called in this cycle because others fell short, and those let go because of over-delivery.
     n_refilled: int = 0
     n_released: int = 0
+    # Of each message of the cycle's frames (``CommandFrames.parts``), with a space between them.
     frames_digest: str = ""
     n_frames: int = 0

@@ -102,10 +102,11 @@ def fold_frames(state: PlantState, frames: CommandFrames, now_ns: int, monotonic
 
 def _news(state: PlantState, recorded: Sequence[CommandFrames]) -> Iterator[CommandFrames]:
     """Yield the frames of cycles after the checkpoint by owners before this one; who had been relieved told nobody."""
-    newest = state.told
+    newest = (state.told[0], state.told[1] + 1, -1)
     for frames in recorded:
-        if newest < (frames.epoch, frames.cycle) and frames.epoch < state.epoch:
-            newest = (frames.epoch, frames.cycle)
+        place = (frames.epoch, frames.cycle, frames.first_row)
+        if newest < place and frames.epoch < state.epoch:
+            newest = place
             yield frames
 
 

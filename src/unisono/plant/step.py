@@ -79,8 +79,8 @@ def step(
     _pass_gates(state, now_ns)
     frames = _frames(state, now_ns, mono_ns, is_new_owner=is_new_owner)
     n = len(frames)
-    digest = hashlib.sha256(frames.encode()).hexdigest() if n and drafts else ""
-    progress = tuple(draft.progress(frames, digest) for draft in drafts)
+    digests = [hashlib.sha256(part.encode()).hexdigest() for part in frames.parts()] if n and drafts else []
+    progress = tuple(draft.progress(frames, " ".join(digests)) for draft in drafts)
     log, state.pending_log = tuple(state.pending_log), []
     return StepResult(
         frames=frames,

@@ -29,7 +29,7 @@ from unisono.plant.checkpoint import Carried, Unsent, checkpoint, restore
 from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
 from unisono.plant.step import StepResult, step
-from unisono.services.outbound import Outbound, Worth
+from unisono.services.outbound import Outbound, Worth, command_messages
 from unisono.services.realtime_inbox import Inbox
 from unisono.services.shard_lease import LostLease, ShardLease
 from unisono.store.database import Database
@@ -152,8 +152,8 @@ class _Loop:
         shard, epoch = self._settings.shard, self._lease.epoch
         identity = f"{shard}-{epoch}-{result.totals.cycle}"
         if len(result.frames):
-            frames = Unsent(subjects.commands(shard, epoch), f"c-{identity}", result.frames.encode())
-            self.outbound.put(frames, Worth.COMMANDS)
+            for message in await self._in_worker(command_messages, result.frames):
+                self.outbound.put(message, Worth.COMMANDS)
         if result.outcomes.progress or result.outcomes.log:
             payload = msgspec.msgpack.encode(result.outcomes)
             outcomes = Unsent(subjects.outcomes(shard, epoch), f"o-{identity}", payload)

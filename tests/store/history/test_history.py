@@ -17,7 +17,7 @@ from tests.store.history.running import Records, running_records
 
 from unisono.base.clock import MovableClock
 from unisono.base.errors import Conflict, DamagedRecord, InvalidInput, TooMany
-from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
+from unisono.model.batches import COMMANDS_PER_MESSAGE_MAX, AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Dispatch, DispatchProgress, TargetPoint
 from unisono.services.historian import HistorianCounters, HistorianSettings, keep_house
 from unisono.store import dispatches, organisations, portfolios
@@ -268,6 +268,32 @@ def test_frames_are_held_against_the_digests_of_their_cycles(database: Database,
     assert (found.is_sound, found.n_frames) == (True, 1)
     assert "cycle (0, 3, 4) are in no file" in verified((4, "gone")).first_damage
     assert "cycle (0, 3, 3) has other frames" in verified((3, digest)).first_damage
+
+
+def test_a_cycle_in_several_messages_is_held_against_the_digest_of_each(database: Database, store: ObjectStore) -> None:
+    dispatch = some_dispatch(database)
+    n = COMMANDS_PER_MESSAGE_MAX + 2
+    scalars = {"shard": 0, "epoch": 3, "cycle": 1, "issued_ns": DAY_NS}
+    columns = {"device_no": np.arange(n) % 40, "seq": np.arange(n), "value": np.arange(n) % 7}
+    parts = list(CommandFrames.of_columns(scalars, columns).parts())
+    # Each in a file of its own.
+    for at, part in enumerate(parts, 1):
+        keep(database, store, [part], at, at)
+    digests = [hashlib.sha256(part.encode()).hexdigest() for part in parts]
+    with database.begin() as connection:
+        dispatches.record_progress(connection, [cycle_of(dispatch, 1, " ".join(digests))])
+        report = evidence.verify_log(connection, store)
+    assert (report.is_sound, report.n_frames, report.n_rows) == (True, 2, n)
+    merge_all(database, store, CompactionPolicy())
+    with database.begin() as connection:
+        report = evidence.verify_log(connection, store)
+    assert (report.is_sound, report.n_frames, report.n_rows) == (True, 2, n)
+    # The second message of another cycle says something else than its record.
+    keep(database, store, [dataclasses.replace(part, cycle=2) for part in parts], 3, 4)
+    with database.begin() as connection:
+        digests[0] = hashlib.sha256(dataclasses.replace(parts[0], cycle=2).encode()).hexdigest()
+        dispatches.record_progress(connection, [cycle_of(dispatch, 2, " ".join(digests))])
+        assert "cycle (0, 3, 2) has other frames" in evidence.verify_log(connection, store).first_damage
 
 
 def test_the_historian_lets_outcomes_go_when_their_days_are_over_and_the_frames_still_verify(

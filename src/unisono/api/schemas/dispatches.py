@@ -220,4 +220,6 @@ class OutcomeCycle(Powers):
     revision: int
     state: str
     funnel: Funnel
-    frames_digest: str = Field(description="sha256 of the cycle's command frames, hex; empty when none was sent.")
+    frames_digest: str = Field(
+        description="sha256 of the cycle's command frames, hex, one for each 100,000 of them; empty when none was sent."
+    )

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, func, literal, select, union_all
 
 from unisono.base.errors import DamagedRecord
 from unisono.base.instants import NS_PER_S
+from unisono.model.batches import COMMANDS_PER_MESSAGE_MAX
 from unisono.model.totals import LogEntry
 from unisono.store import event_log
 from unisono.store.history.files import WrittenFile, read_all
@@ -35,7 +36,7 @@ EXPIRED: Final = "history.commands_expired"
 _LAG_NS: Final = 600 * NS_PER_S
 
 # Shard, epoch and cycle.
-_Cycle = tuple[int, int, int]
+_Message = tuple[int, int, int, int]
 # The number of the log's entry, and what it says of a file.
 _Promise = tuple[int, dict[str, Any]]
 
@@ -95,7 +96,7 @@ def verify_log(connection: Connection, store: ObjectStore, expected: event_log.H
         for cycle, sha256 in _frames_of(store, path):
             wanted = digests.pop(cycle, None)
             if wanted is not None and wanted[0] != sha256:
-                words = f"cycle {cycle} has other frames in {path} than its record says"
+                words = f"cycle {cycle[:3]} has other frames in {path} than its record says"
                 return LogReport(head, n_files, n_rows, n_frames, words)
             n_frames += wanted is not None
         n_files += 1
@@ -128,25 +129,31 @@ def _promised_and_listed(connection: Connection) -> tuple[dict[str, _Promise], d
     return promised, listed
 
 
-def _digests_of_cycles(connection: Connection) -> dict[_Cycle, tuple[str, int]]:
-    """Return (digest, instant) of the frames of every recorded cycle that sent any."""
+def _digests_of_cycles(connection: Connection) -> dict[_Message, tuple[str, int]]:
+    """Return (digest, instant) of each message of frames of every recorded cycle that sent any."""
     c = DISPATCH_CYCLE.c
     cycles = select(c.shard, c.epoch, c.cycle, c.frames_digest, c.at_ns).where(c.frames_digest != "").distinct()
-    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in connection.execute(cycles)}
+    return {
+        (shard, epoch, cycle, part): (sha256, at_ns)
+        for shard, epoch, cycle, digests, at_ns in connection.execute(cycles)
+        for part, sha256 in enumerate(digests.split())
+    }
 
 
-def _frames_of(store: ObjectStore, path: str) -> Iterator[tuple[_Cycle, str]]:
-    """Yield (shard, epoch, cycle) and the digest of each frame in a commands file."""
+def _frames_of(store: ObjectStore, path: str) -> Iterator[tuple[_Message, str]]:
+    """Yield (shard, epoch, cycle, which of its messages) and the digest of each frame in a commands file."""
     shard = int(path.split("shard=")[1].split("/")[0])
-    table = read_all(store, COMMANDS, path).sort_by([("epoch", "ascending"), ("cycle", "ascending")])
+    order = [("epoch", "ascending"), ("cycle", "ascending"), ("frame_row", "ascending")]
+    table = read_all(store, COMMANDS, path).sort_by(order)
     epoch, cycle = (table.column(name).to_numpy() for name in ("epoch", "cycle"))
-    begins = np.flatnonzero(np.r_[True, (np.diff(epoch) != 0) | (np.diff(cycle) != 0)])
+    part = table.column("frame_row").to_numpy() // COMMANDS_PER_MESSAGE_MAX
+    begins = np.flatnonzero(np.r_[True, (np.diff(epoch) != 0) | (np.diff(cycle) != 0) | (np.diff(part) != 0)])
     for first, end in pairwise([*begins.tolist(), len(cycle)]):
         frame = frame_of_rows(shard, table.slice(first, end - first))
-        yield (shard, frame.epoch, frame.cycle), hashlib.sha256(frame.encode()).hexdigest()
+        yield (shard, frame.epoch, frame.cycle, int(part[first])), hashlib.sha256(frame.encode()).hexdigest()
 
 
-def _missing_frames(connection: Connection, left: dict[_Cycle, tuple[str, int]]) -> str:
+def _missing_frames(connection: Connection, left: dict[_Message, tuple[str, int]]) -> str:
     """Name the oldest recorded cycle whose frames should be in history by now and are in no file, or return ""."""
     file = HISTORY_FILE.c
     ours = select(func.min(file.at_first_ns), func.max(file.at_last_ns)).where(
@@ -157,7 +164,7 @@ def _missing_frames(connection: Connection, left: dict[_Cycle, tuple[str, int]])
         return ""
     # What retention let go of is before, what the historian has not written yet is after.
     due = [(at_ns, cycle) for cycle, (_, at_ns) in left.items() if first_ns <= at_ns < last_ns - _LAG_NS]
-    return f"the frames of cycle {min(due)[1]} are in no file" if due else ""
+    return f"the frames of cycle {min(due)[1][:3]} are in no file" if due else ""
 
 
 def _damage(store: ObjectStore, path: str, facts: dict[str, Any], listed_sha256: str | None) -> str:

@@ -42,14 +42,15 @@ def commands_table(frames: Sequence[CommandFrames]) -> pa.Table:
     columns = _stacked(frames, CommandFrames.DTYPES)
     for name in ("issued_ns", "epoch", "cycle"):
         columns[name] = _repeated(frames, name, np.int64)
-    columns["frame_row"] = np.concatenate([np.arange(len(frame), dtype=np.int32) for frame in frames])
+    rows = [np.arange(frame.first_row, frame.first_row + len(frame), dtype=np.int32) for frame in frames]
+    columns["frame_row"] = np.concatenate(rows)
     return _table(COMMANDS, columns)
 
 
 def frame_of_rows(shard: int, rows: pa.Table) -> CommandFrames:
-    """Return the frame that a cycle's rows came from, equal to it in every byte; all rows are of one cycle."""
+    """Return the frame that its rows came from, equal to it in every byte; all rows are of one message of a cycle."""
     ordered = rows.sort_by("frame_row")
-    scalars: dict[str, Any] = {"shard": shard}
+    scalars: dict[str, Any] = {"shard": shard, "first_row": ordered.column("frame_row")[0].as_py()}
     for name in ("epoch", "cycle", "issued_ns"):
         scalars[name] = ordered.column(name)[0].as_py()
     columns = {name: ordered.column(name).to_numpy() for name in CommandFrames.DTYPES}
