@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Final
 
 from unisono.base.clock import Clock
@@ -34,6 +35,10 @@ HELD_WINDOW_S: Final = 900
 RETRY_S: Final = 0.25
 # Written before it is sent, at most so long ago: a cycle's frames reach gateways within a second, or not at all.
 ACK_WAIT_S: Final = 10.0
+
+Done = Callable[[KeptMessage], Awaitable[None]]
+# By link what is for its gateways; and how many gateways nobody serves.
+_Encoded = tuple[Mapping[str, list[Addressed]], int]
 
 
 class Delivery:
@@ -61,11 +66,8 @@ class Delivery:
         place = self._bus.durable(STREAM, SUBJECT, DURABLE, ack_wait_s=ACK_WAIT_S)
         while True:
             try:
-                messages = await place.fetch()
-                for message in messages:
-                    await self._hand_over(message, is_fetched=False)
-                    # Each at once: a backlog of large ones takes longer than the server waits for an answer.
-                    await place.ack((message,))
+                # Each at once: a backlog of large ones takes longer than the server waits for an answer.
+                await self._hand_over(await place.fetch(), lambda message: place.ack((message,)), is_fetched=False)
             except Unavailable:
                 if self._bus.is_closed:
                     raise
@@ -74,25 +76,36 @@ class Delivery:
     async def _fill(self) -> None:
         since_ns = self._clock.wall_ns() - HELD_WINDOW_S * NS_PER_S
         reader = self._bus.reader(STREAM, SUBJECT, 1, since_ns)
-        while True:
-            for message in await reader.take(500, 1.0):
-                await self._hand_over(message, is_fetched=True)
-                self._held.pass_cursor(message.seq)
 
-    async def _hand_over(self, message: KeptMessage, *, is_fetched: bool) -> None:
+        async def note(message: KeptMessage) -> None:
+            self._held.pass_cursor(message.seq)
+
+        while True:
+            await self._hand_over(await reader.take(500, 1.0), note, is_fetched=True)
+
+    async def _hand_over(self, messages: Sequence[KeptMessage], done: Done, *, is_fetched: bool) -> None:
+        """Hand messages over in their order, each encoded while the one before is sent; ``done`` is told of each."""
+        coming = self._begin(messages[0], is_fetched=is_fetched) if messages else None
+        for message, following in zip_longest(messages, messages[1:]):
+            encoded = None if coming is None else await coming
+            coming = None if following is None else self._begin(following, is_fetched=is_fetched)
+            if encoded is not None:
+                of_link, n_unserved = encoded
+                self.outcomes["no_link"] += 0 if is_fetched else n_unserved
+                for name, addressed in of_link.items():
+                    # What is unreachable is not waited for: the plant repeats what is not acknowledged.
+                    self.outcomes.update(await self._links[name].deliver(addressed, message.seq))
+            await done(message)
+
+    def _begin(self, message: KeptMessage, *, is_fetched: bool) -> asyncio.Future[_Encoded] | None:
+        """Begin to encode in a thread (a large message takes 30 ms); None: there is nothing to be sent of it."""
         frames = self._decoded(message, is_fetched=is_fetched)
         if frames is None:
-            return
-        # A large message takes 30 ms, during which readings are to come in.
-        of_link, n_unserved = await asyncio.to_thread(self._encoded, frames, self._clock.wall_ns(), is_fetched)
-        self.outcomes["no_link"] += 0 if is_fetched else n_unserved
-        for name, addressed in of_link.items():
-            # What is unreachable is not waited for: the plant repeats what is not acknowledged.
-            self.outcomes.update(await self._links[name].deliver(addressed, message.seq))
+            return None
+        loop, now_ns = asyncio.get_running_loop(), self._clock.wall_ns()
+        return loop.run_in_executor(None, self._encoded, frames, now_ns, is_fetched)
 
-    def _encoded(
-        self, frames: CommandFrames, now_ns: int, is_fetched: bool
-    ) -> tuple[Mapping[str, list[Addressed]], int]:
+    def _encoded(self, frames: CommandFrames, now_ns: int, is_fetched: bool) -> _Encoded:
         """Return by link what is for gateways that are served this way, and how many gateways nobody serves."""
         served: dict[int, GatewayEntry] = {}
         unserved: set[int] = set()
