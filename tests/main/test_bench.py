@@ -10,6 +10,14 @@ from unisono.base.errors import InvalidInput
 from unisono.main.bench import registry
 from unisono.main.bench.figures import BenchOptions, BenchResult, Figure, show
 
+# A size for each bench at which it takes a second or two, and still checks all that it checks.
+SMALL = [
+    ("allocate", 3_000),
+    ("cycle", 2_000),
+    ("fanout", 3_000),
+    ("totals", 3_000),
+]
+
 
 def figure(value: float, better: str = "lower", **bounds: float) -> Figure:
     return Figure(name="pass", value=value, unit="ms", better=better, reference=4.0, reference_name="numpy", **bounds)  # type: ignore[arg-type]
@@ -76,7 +84,7 @@ def test_an_option_that_a_bench_does_not_know_is_refused(tmp_path: Path) -> None
         registry.run("allocate", BenchOptions(folder=tmp_path, keep=True))
 
 
-@pytest.mark.parametrize(("name", "n_devices"), [("allocate", 3_000), ("cycle", 2_000), ("totals", 3_000)])
+@pytest.mark.parametrize(("name", "n_devices"), SMALL)
 def test_a_small_bench_holds_its_checks(tmp_path: Path, name: str, n_devices: int) -> None:
     checks = registry.run(name, BenchOptions(folder=tmp_path, n_devices=n_devices)).checks
     assert checks

@@ -13,6 +13,7 @@ BENCHES: Final = {
     "allocate": "a target split into a million setpoints",
     "cycle": "whole cycles of a million devices",
     "totals": "sums over a million devices, and by 200 overlapping portfolios",
+    "fanout": "a million setpoints from the stream to a thousand gateways, and their renewal",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
 # Benches that know another way for what is acknowledged and kept.
