@@ -93,15 +93,19 @@ _ENCODER: Final = msgspec.json.Encoder()
 def messages_of(frames: CommandFrames, now_ns: int, is_wanted: Callable[[int], bool] | None = None) -> list[Outgoing]:
     """Return the messages by gateway, its renewals last; rows that expired by ``now_ns`` are left out.
 
-    ``is_wanted`` is asked of gateway numbers whether they are to get anything; of one it may be asked again. Costs some
-    200 ns a command (measured), and 20 ns one that is for nobody.
+    ``is_wanted`` is asked once of each gateway number whether it is to get anything. Costs some 250 ns a command
+    (measured), and 10 ns one that is for nobody.
     """
-    rows = np.flatnonzero(frames.expires_ns > now_ns)
+    is_due = frames.expires_ns > now_ns
+    if is_wanted is not None:
+        wanted = [gateway_no for gateway_no in np.unique(frames.gateway_no).tolist() if is_wanted(gateway_no)]
+        if not wanted:
+            return []
+        is_due &= np.isin(frames.gateway_no, wanted)
+    rows = np.flatnonzero(is_due)
     is_renewal = frames.device_no[rows] == -1
     renewals = [_renewal(frames, row) for row in rows[is_renewal].tolist()]
-    if is_wanted is not None:
-        renewals = [renewal for renewal in renewals if is_wanted(renewal.gateway_no)]
-    messages = [*_frames(frames, rows[~is_renewal], is_wanted), *renewals]
+    messages = [*_frames(frames, rows[~is_renewal]), *renewals]
     return sorted(messages, key=_gateway_no) if renewals else messages
 
 
@@ -148,18 +152,12 @@ def _renewal(frames: CommandFrames, row: int) -> Outgoing:
     return outgoing(int(frames.gateway_no[row]), renewal)
 
 
-def _frames(frames: CommandFrames, rows: Rows, is_wanted: Callable[[int], bool] | None) -> list[Outgoing]:
+def _frames(frames: CommandFrames, rows: Rows) -> list[Outgoing]:
     """Return frames of these commands by gateway, each in the order of its rows."""
     if rows.size == 0:
         return []
     rows = rows[_order(frames.gateway_no[rows])]
     firsts, ends = _cuts(frames.gateway_no[rows])
-    wanted = np.array([is_wanted is None or is_wanted(no) for no in frames.gateway_no[rows[firsts]].tolist()], np.bool_)
-    if not wanted.any():
-        return []
-    if not wanted.all():
-        rows = rows[np.repeat(wanted, ends - firsts)]
-        firsts, ends = _cuts(frames.gateway_no[rows])
     # Decoding gives views at odd places of a message; gathering makes them arrays of their own.
     columns = Columns(*(getattr(frames, name)[rows] for name in Columns._fields))
     is_plain_frame = np.logical_and.reduceat(is_plain(columns), firsts)
