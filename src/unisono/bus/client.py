@@ -59,7 +59,7 @@ class NatsClient(Client):
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish many (subject, payload) in writes of some MiB; raises MaxPayloadError before anything is sent.
 
-        A call of ``publish`` a message costs 20 us; here it is one.
+        It is one call and few writes, however small the messages are.
         """
         if any(len(payload) > self.max_payload for _, payload in messages):
             raise nats.errors.MaxPayloadError

@@ -1,6 +1,6 @@
 """Commands straight into JSON: the columns of many devices into one buffer, frame by frame, in one kernel.
 
-Writes what msgspec writes of ``frames.Frame``, byte for byte, at a tenth of its cost (measured): whole watts and
+Writes what msgspec writes of ``frames.Frame``, byte for byte, in some 150 ns a command (measured): whole watts and
 seconds only. A frame with anything else in it (``is_plain``) is for the msgspec path.
 """
 
@@ -85,7 +85,7 @@ def _padded(words: Sequence[str]) -> tuple[Bytes, NDArray[np.uint64]]:
     return np.stack(padded), np.array([len(word) for word in encoded], np.uint64)
 
 
-# Words are copied in one piece of this width, what is too much of it is written over: four times as fast as by length.
+# Words are copied in one piece of this width, what is too much of it is written over.
 _WIDTH: Final = 48
 _KINDS: Final = [kind.name.lower() for kind in sorted(CommandKind)]
 _FALLBACKS: Final = [fallback.name.lower() for fallback in sorted(Fallback)]

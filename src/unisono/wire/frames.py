@@ -94,7 +94,7 @@ def messages_of(frames: CommandFrames, now_ns: int, is_wanted: Callable[[int], b
     """Return the messages by gateway, its renewals last; rows that expired by ``now_ns`` are left out.
 
     ``is_wanted`` is asked once of each gateway number whether it is to get anything. Costs some 250 ns a command
-    (measured), and 10 ns one that is for nobody.
+    (measured), and 20 ns one that is for nobody.
     """
     is_due = frames.expires_ns > now_ns
     if is_wanted is not None:
@@ -178,7 +178,7 @@ def _frames(frames: CommandFrames, rows: Rows) -> list[Outgoing]:
 
 def _order(gateway_no: NDArray[np.int32]) -> Rows:
     """Return the order by gateway, which keeps that of the rows behind each."""
-    # numpy sorts 16 bits by radix: 10 times faster, and nothing more where the order is right already.
+    # numpy sorts 16 bits by radix.
     keys = gateway_no.astype(np.uint16) if gateway_no.min() >= 0 and gateway_no.max() <= U2_MAX else gateway_no
     return np.argsort(keys, kind="stable")
 
