@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from unisono.base.errors import DamagedRecord
 from unisono.store.history.kinds import Kind, date_of
 from unisono.store.history.objects import HashingSink, ObjectStore
+from unisono.store.history.order import order_of
 
 # One device's day lies in one or two row groups of this size, and a group still compresses well
 # (10 k rows a group cost 12.6 instead of 7.9 B a row).
@@ -64,11 +65,9 @@ class Place:
 
 def sorted_table(kind: Kind, table: pa.Table) -> pa.Table:
     """Return the rows in the kind's order; rows equal in it keep their order."""
-    if table.num_rows < 2:
-        return table
-    # lexsort takes its most significant key last.
-    keys = [table.column(name).to_numpy() for name in reversed(kind.order)]
-    return table.take(pa.array(np.lexsort(keys)))
+    order = order_of([table.column(name).to_numpy() for name in kind.order])
+    # Rows are taken from one chunk ten times faster than from many.
+    return table if order is None else table.combine_chunks().take(pa.array(order))
 
 
 class FileWriter:

@@ -70,11 +70,10 @@ def split_astray(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 def by_day(kind: Kind, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
     """Yield (UTC day, rows of that day), days ascending."""
     days = table.column(kind.day_column).to_numpy() // NS_PER_DAY
-    present = np.unique(days)
-    if present.size == 1:
-        yield int(present[0]), table
+    if days[0] == days[-1] and bool((days == days[0]).all()):
+        yield int(days[0]), table
         return
-    for day in present:
+    for day in np.unique(days):
         yield int(day), table.filter(pa.array(days == day))
 
 
@@ -83,7 +82,8 @@ def _stacked(batches: Sequence[Any], dtypes: dict[str, str]) -> dict[str, NDArra
 
 
 def _repeated(batches: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
-    return np.concatenate([np.full(len(batch), getattr(batch, name), dtype=dtype) for batch in batches])
+    values = np.fromiter((getattr(batch, name) for batch in batches), dtype, len(batches))
+    return np.repeat(values, [len(batch) for batch in batches])
 
 
 def _table(kind: Kind, columns: dict[str, NDArray[Any]]) -> pa.Table:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unisono.model.technology import ReadingKind
 from unisono.store.history.kinds import ROLLUP_15MIN
+from unisono.store.history.order import is_in_order, order_of
 from unisono.wire.energies import INTERVAL_S_MAX
 
 QUARTER_NS: Final = 900 * 1_000_000_000
@@ -102,15 +103,10 @@ def _columns_of(table: pa.Table) -> _Columns:
 
 def _without_repeats(table: pa.Table) -> _Columns:
     columns = _columns_of(table)
-    keys = [columns[name] for name in ("measured_ns", "reading_kind", "source_kind", "device_no")]
-    order = np.lexsort(keys)
-    is_first = np.zeros(order.size, dtype=bool)
-    is_first[:1] = True
-    for key in keys:
-        in_order = key[order]
-        is_first[1:] |= in_order[1:] != in_order[:-1]
-    kept = order[is_first]
-    return {name: column[kept] for name, column in columns.items()}
+    keys = ("device_no", "source_kind", "reading_kind", "measured_ns")
+    columns = _taken(columns, order_of([columns[name] for name in keys]))
+    at = _firsts(*(columns[name] for name in keys))
+    return columns if at.size == table.num_rows else _taken(columns, at)
 
 
 def _power_rows(readings: _Columns) -> _Columns:
@@ -139,12 +135,12 @@ def _energy_rows(readings: _Columns) -> _Columns:
     start_ns, end_ns = readings["interval_start_ns"], readings["measured_ns"]
     mask = (readings["reading_kind"] == ReadingKind.INTERVAL_ENERGY) & ~np.isnan(readings["energy_wh"])
     mask &= (start_ns >= 0) & (end_ns > start_ns) & (end_ns - start_ns <= _INTERVAL_NS_MAX)
-    first = start_ns // QUARTER_NS
-    n_quarters = (end_ns - 1) // QUARTER_NS - first + 1
     kept = np.flatnonzero(mask)
-    row = np.repeat(kept, n_quarters[kept])
-    within = np.arange(row.size) - np.repeat(np.cumsum(n_quarters[kept]) - n_quarters[kept], n_quarters[kept])
-    quarter_ns = (first[row] + within) * QUARTER_NS
+    first = start_ns[kept] // QUARTER_NS
+    n_quarters = (end_ns[kept] - 1) // QUARTER_NS - first + 1
+    row = np.repeat(kept, n_quarters)
+    within = np.arange(row.size) - np.repeat(np.cumsum(n_quarters) - n_quarters, n_quarters)
+    quarter_ns = (np.repeat(first, n_quarters) + within) * QUARTER_NS
     from_ns = np.maximum(start_ns[row], quarter_ns)
     overlap_ns = np.minimum(end_ns[row], quarter_ns + QUARTER_NS) - from_ns
     n = row.size
@@ -164,25 +160,39 @@ def _energy_rows(readings: _Columns) -> _Columns:
     }
 
 
+def _taken(rows: _Columns, at: NDArray[np.intp] | None) -> _Columns:
+    """Return the rows at these positions; None: all of them, as they are."""
+    return rows if at is None else {name: column[at] for name, column in rows.items()}
+
+
 def _joined(parts: list[_Columns]) -> _Columns:
+    parts = [part for part in parts if part["device_no"].size] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _merged(rows: _Columns) -> _Columns:
     """Return one row a key: sums of powers, and of each piece what was told of it last."""
-    is_piece = rows["metered_from_ns"] != _NOWHERE
-    length_s = np.where(is_piece, rows["metered_s"], 0.0)
-    # The least significant first; two words of one instant are told apart by what they say.
-    least = (rows["metered_wh"], rows["metered_known_ns"], length_s, rows["metered_from_ns"])
-    order = np.lexsort((*least, *(rows[name] for name in reversed(_SOURCE_KEY))))
-    rows = {name: column[order] for name, column in rows.items()}
-    if order.size == 0:
+    n_rows = rows["device_no"].size
+    if n_rows == 0:
         return rows
-    at = _firsts(*(rows[name] for name in (*_SOURCE_KEY, "metered_from_ns")), length_s[order])
-    last = np.append(at[1:], order.size) - 1
+    rows = dict(rows, length_s=np.where(rows["metered_from_ns"] != _NOWHERE, rows["metered_s"], 0.0))
+    source_keys = [rows[name] for name in _SOURCE_KEY]
+    # Two words of one instant are told apart by what they say.
+    keys = [*source_keys, *(rows[name] for name in ("metered_from_ns", "length_s", "metered_known_ns", "metered_wh"))]
+    if bool((rows["metered_from_ns"] == _NOWHERE).all()):
+        # Powers alone, as from most devices: sums need no order within a quarter.
+        rows = _taken(rows, order_of(source_keys))
+    elif not is_in_order(keys):
+        # lexsort takes its most significant key last.
+        rows = _taken(rows, np.lexsort(keys[::-1]))
+    at = _firsts(*(rows[name] for name in (*_SOURCE_KEY, "metered_from_ns", "length_s")))
+    last = np.append(at[1:], n_rows) - 1
     merged = _summed(rows, at)
+    is_piece = rows["metered_from_ns"][at] != _NOWHERE
     for name in ("metered_wh", "metered_s"):
-        merged[name] = np.where(is_piece[order][at], rows[name][last], merged[name])
+        merged[name] = np.where(is_piece, rows[name][last], merged[name])
     return merged | {name: rows[name][last] for name in ("metered_from_ns", "metered_known_ns")}
 
 

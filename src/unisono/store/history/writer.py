@@ -19,7 +19,7 @@ from unisono.base.errors import Conflict
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.store import positions
 from unisono.store.history import evidence, intake, manifest, rollup
-from unisono.store.history.files import Place, WrittenFile, write_file
+from unisono.store.history.files import Place, WrittenFile, sorted_table, write_file
 from unisono.store.history.kinds import ACKS, COMMANDS, READINGS, READINGS_ASTRAY, ROLLUP_15MIN, Kind
 from unisono.store.history.objects import ObjectStore
 
@@ -73,6 +73,8 @@ def _tables(batches: Sequence[Batch]) -> Iterator[tuple[Kind, pa.Table]]:
     if readings:
         near, astray = intake.split_astray(intake.readings_table(readings))
         if near.num_rows:
+            # Sorted once, for the file and for its sums.
+            near = sorted_table(READINGS, near)
             yield READINGS, near
             sums = rollup.sums_of_readings(near)
             if sums.num_rows:
