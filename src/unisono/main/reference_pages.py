@@ -60,7 +60,7 @@ _BOUNDS: Final = (
     ("maxItems", "at most {} items"),
 )
 # Arrow's names for what numpy calls otherwise.
-_DTYPE: Final = {"float": "float32", "double": "float64"}
+_DTYPE: Final = {"float": "float32", "double": "float64", "fixed_size_binary[384]": "96 float32 in a row"}
 # Every operation may answer with these; they are told once.
 _PROBLEM_FROM: Final = 400
 # Where the examples of the page's head are taken from.
@@ -125,7 +125,7 @@ def _vocabulary(kinds: type[IntEnum]) -> str:
 
 
 def _history_kind(kind: Kind) -> str:
-    days = retention_days(Settings()).get(kind.name, kind.retention_days)
+    days = retention_days(Settings()).get(kind.derived_from or kind.name, kind.retention_days)
     rows = "".join(
         f"| `{name}` | {_DTYPE.get(str(dtype), dtype)} | {'null' if is_nullable else 'never'} |\n"
         for name, dtype, is_nullable in ((column.name, column.type, column.nullable) for column in kind.schema)

@@ -47,21 +47,24 @@ def test_the_same_rows_make_the_same_file_in_whatever_order_they_came(tmp_path: 
     assert files.write_file(store, place("a"), table).sha256 == files.write_file(store, place("b"), shuffled).sha256
 
 
-def test_devices_and_ranges_of_devices_are_found_over_many_row_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "ROW_GROUP_ROWS", 100)
+def test_devices_and_ranges_of_devices_are_found_over_many_row_groups(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
+    small = dataclasses.replace(READINGS, row_group_rows=100)
     table = intake.readings_table([readings(np.random.default_rng(5), 3000)])
-    path = files.write_file(store, place(), table).path
+    path = files.write_file(store, dataclasses.replace(place(), kind=small), table).path
     device_no = table.column("device_no").to_numpy()
     assert rows(files.read_devices(store, READINGS, path, [7, 31])) == rows(
         table.filter(pa.array(np.isin(device_no, [7, 31])))
     )
-    inside = pa.array((device_no >= 10) & (device_no < 13))
-    assert rows(files.read_device_range(store, READINGS, path, 10, 13)) == rows(table.filter(inside))
     assert files.read_devices(store, READINGS, path, [99]).num_rows == 0
-    assert files.read_device_range(store, READINGS, path, 60, 70).num_rows == 0
+    some = np.array([0, 3, 39, 77], np.int32)
+    pieces = list(files.device_groups(store, READINGS, path, some))
+    assert len(pieces) < 10
+    assert rows(pa.concat_tables(pieces)) == rows(table.filter(pa.array(np.isin(device_no, some))))
+    with files.DeviceCursor(store, READINGS, path) as cursor:
+        for first, end in ((0, 10), (10, 13), (13, 13), (13, 60), (60, 70)):
+            inside = pa.array((device_no >= first) & (device_no < end))
+            assert rows(cursor.take(end)) == rows(table.filter(inside))
 
 
 def test_a_column_added_later_is_missing_in_old_files_and_needs_no_rewrite(tmp_path: Path) -> None:

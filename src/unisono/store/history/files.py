@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,19 +11,20 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from unisono.base.errors import DamagedRecord
 from unisono.store.history.kinds import Kind, date_of
 from unisono.store.history.objects import HashingSink, ObjectStore
 from unisono.store.history.order import order_of
 
-# One device's day lies in one or two row groups of this size, and a group still compresses well
-# (10 k rows a group cost 12.6 instead of 7.9 B a row).
-ROW_GROUP_ROWS: Final = 144_000
 # zstd-1: the higher levels gain 2-4 % for three times the work (docs/adr/0003).
 _ZSTD_LEVEL: Final = 1
+
+
+# Sorted numbers; an array where there are many.
+DeviceNos = Sequence[int] | NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +87,27 @@ class FileWriter:
         kind = self._place.kind
         self._sink = self._context.__enter__()
         facts = {"unisono.kind": kind.name, "unisono.schema_version": str(kind.version)}
-        plain = [name for name in kind.schema.names if name not in kind.delta_columns]
+        repeating = [name for name in kind.schema.names if name not in (*kind.delta_columns, *kind.block_columns)]
         self._parquet = pq.ParquetWriter(
             pa.PythonFile(self._sink, mode="w"),
             _nullable(kind, kind.schema.names).with_metadata(facts),
-            compression="zstd",
-            compression_level=_ZSTD_LEVEL,
-            use_dictionary=plain,
+            compression=kind.codec,
+            compression_level=_ZSTD_LEVEL if kind.codec == "zstd" else None,
+            use_dictionary=repeating,
             column_encoding=dict.fromkeys(kind.delta_columns, "DELTA_BINARY_PACKED") or None,
-            write_statistics=True,
+            write_statistics=[name for name in kind.schema.names if name not in kind.block_columns],
             data_page_version="2.0",
         )
         return self
 
     def add(self, table: pa.Table) -> None:
         """Append rows; they come after all rows added before."""
-        self._parquet.write_table(of_schema(self._place.kind, table), row_group_size=ROW_GROUP_ROWS)
+        if table.num_rows == 0:
+            return
+        self._parquet.write_table(of_schema(self._place.kind, table), row_group_size=self._place.kind.row_group_rows)
         self._n_rows += table.num_rows
-        if table.num_rows:
-            at_ns = table.column(self._place.kind.day_column).to_numpy()
-            self._at_ns += [int(at_ns.min()), int(at_ns.max())]
+        at_ns = table.column(self._place.kind.day_column).to_numpy()
+        self._at_ns += [int(at_ns.min()), int(at_ns.max())]
 
     def __exit__(
         self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
@@ -144,23 +147,54 @@ def write_file(store: ObjectStore, place: Place, table: pa.Table) -> WrittenFile
 
 
 def read_devices(
-    store: ObjectStore, kind: Kind, path: str, device_nos: Sequence[int], columns: Sequence[str] | None = None
+    store: ObjectStore, kind: Kind, path: str, device_nos: DeviceNos, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Return a file's rows of these devices (sorted numbers); only row groups that may hold one are read."""
     with _opened(store, path) as parquet:
-        groups = _groups_between(parquet, device_nos[0], device_nos[-1]) if device_nos else []
-        table = _read_groups(parquet, kind, groups, columns)
-    wanted = pa.array(device_nos, pa.int32())
-    return table.filter(pc.is_in(table.column("device_no"), wanted))
+        table = _read_groups(parquet, kind, _groups_with(parquet, device_nos), columns)
+    return _of_devices(table, device_nos)
 
 
-def read_device_range(store: ObjectStore, kind: Kind, path: str, first: int, end: int) -> pa.Table:
-    """Return a file's rows with first <= device_no < end."""
+def device_groups(store: ObjectStore, kind: Kind, path: str, device_nos: DeviceNos) -> Iterator[pa.Table]:
+    """Yield what ``read_devices`` returns row group by row group, so that each is still in the processor's cache."""
     with _opened(store, path) as parquet:
-        table = _read_groups(parquet, kind, _groups_between(parquet, first, end - 1), None)
-    # The file is in device order: the range is one slice.
-    at = np.searchsorted(table.column("device_no").to_numpy(), [first, end])
-    return table.slice(int(at[0]), int(at[1] - at[0]))
+        for group in _groups_with(parquet, device_nos):
+            yield _of_devices(_read_groups(parquet, kind, [group], None), device_nos)
+
+
+class DeviceCursor:
+    """Reads a file once from its first device to its last, in pieces; at most one row group is held. A context."""
+
+    def __init__(self, store: ObjectStore, kind: Kind, path: str) -> None:
+        self._kind, self._opened = kind, _opened(store, path)
+        self._rest: list[pa.Table] = []
+        self._next_group = 0
+
+    def __enter__(self) -> Self:
+        self._parquet = self._opened.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.__exit__(kind, wrong, trace)
+
+    def take(self, end: int) -> pa.Table:
+        """Return the rows with device_no < end that were not taken yet."""
+        parts = [of_schema(self._kind, self._kind.schema.empty_table())]
+        while table := self._rest.pop() if self._rest else self._read():
+            at = int(np.searchsorted(table.column("device_no").to_numpy(), end))
+            parts.append(table.slice(0, at))
+            if at < table.num_rows:
+                self._rest = [table.slice(at)]
+                break
+        return pa.concat_tables(parts)
+
+    def _read(self) -> pa.Table | None:
+        if self._next_group == self._parquet.num_row_groups:
+            return None
+        self._next_group += 1
+        return _read_groups(self._parquet, self._kind, [self._next_group - 1], None)
 
 
 def read_all(store: ObjectStore, kind: Kind, path: str) -> pa.Table:
@@ -220,15 +254,42 @@ def _opened(store: ObjectStore, path: str) -> _Opened:
     return _Opened(store, path)
 
 
-def _groups_between(parquet: pq.ParquetFile, first: int, last: int) -> list[int]:
+def _groups_with(parquet: pq.ParquetFile, device_nos: DeviceNos) -> list[int]:
+    """Return the row groups that may hold one of the devices (sorted numbers)."""
+    n_groups, metadata = parquet.num_row_groups, parquet.metadata
+    if len(device_nos) == 0:
+        return []
     column = parquet.schema_arrow.get_field_index("device_no")
+
+    def bounds(group: int) -> tuple[int, int]:
+        statistics = metadata.row_group(group).column(column).statistics
+        assert statistics is not None, "every file of ours says which devices a group holds"
+        return statistics.min, statistics.max
+
+    # Groups follow one another in device order: the first that may matter is found by halving, a large file has 700.
+    group = bisect.bisect_left(range(n_groups), device_nos[0], key=lambda at: bounds(at)[1])
     found = []
-    for group in range(parquet.num_row_groups):
-        statistics = parquet.metadata.row_group(group).column(column).statistics
-        known = statistics is not None and statistics.has_min_max
-        if not known or (statistics.min <= last and statistics.max >= first):
+    while group < n_groups:
+        low, high = bounds(group)
+        if low > device_nos[-1]:
+            break
+        if bisect.bisect_left(device_nos, low) < bisect.bisect_right(device_nos, high):
             found.append(group)
+        group += 1
     return found
+
+
+def _of_devices(table: pa.Table, device_nos: DeviceNos) -> pa.Table:
+    present = table.column("device_no").to_numpy()
+    if len(device_nos) == 0:
+        return table.slice(0, 0)
+    if len(device_nos) == 1:
+        # The file is in device order: one device is one slice.
+        first, end = np.searchsorted(present, [device_nos[0], device_nos[0] + 1])
+        return table.slice(int(first), int(end - first))
+    wanted = np.asarray(device_nos, np.int32)
+    is_member = wanted[np.minimum(np.searchsorted(wanted, present), wanted.size - 1)] == present
+    return table if is_member.all() else table.filter(pa.array(is_member))
 
 
 def _read_groups(parquet: pq.ParquetFile, kind: Kind, groups: list[int], columns: Sequence[str] | None) -> pa.Table:

@@ -29,6 +29,14 @@ class Kind:
     retention_days: int
     # Columns that seldom repeat and grow within a device: delta encoding beats a dictionary there (2.9 against 7.8 B).
     delta_columns: tuple[str, ...] = ()
+    # Columns of a day's values in one piece, which never repeat: neither dictionary nor statistics.
+    block_columns: tuple[str, ...] = ()
+    # One device's day lies in one or two row groups of this size, and a group still compresses well
+    # (10 k rows a group cost 12.6 instead of 7.9 B a row).
+    row_group_rows: int = 144_000
+    codec: str = "zstd"
+    # The kind whose merged files this one is made from, beside each of them; "" is a kind of its own.
+    derived_from: str = ""
 
 
 _READING_COLUMNS = pa.schema(
@@ -136,7 +144,36 @@ ROLLUP_15MIN: Final = Kind(
     0,
 )
 
-KINDS: Final = {kind.name: kind for kind in (READINGS, READINGS_ASTRAY, COMMANDS, ACKS, ROLLUP_15MIN)}
+QUARTERS_PER_DAY: Final = 96
+_BLOCK: Final = pa.binary(QUARTERS_PER_DAY * np.dtype(np.float32).itemsize)
+
+# What ``rollup.finish`` says of each quarter-hour of a day, a row a device: 96 little-endian float32 in one piece (NaN
+# is missing). Made when quarter-hours are merged, so that the sums over a fleet's day are read at the speed of memory:
+# 17 ms for 70,000 devices' powers in place of 110 ms and more for their rows, and lists of floats take 40 ms. lz4,
+# for zstd would take twice the time for a quarter of the bytes.
+ROLLUP_DAY: Final = Kind(
+    "rollup_day",
+    1,
+    pa.schema(
+        [
+            pa.field("device_no", pa.int32(), nullable=False),
+            pa.field("interval_start_ns", pa.int64(), nullable=False),
+            pa.field("power_mean_w", _BLOCK, nullable=False),
+            # Null where it is a quarter of the power in each interval, as for every device without a meter.
+            pa.field("energy_wh", _BLOCK),
+            pa.field("coverage_frac", _BLOCK, nullable=False),
+        ]
+    ),
+    ("device_no",),
+    "interval_start_ns",
+    0,
+    block_columns=("power_mean_w", "energy_wh", "coverage_frac"),
+    row_group_rows=4096,
+    codec="lz4",
+    derived_from="rollup_15min",
+)
+
+KINDS: Final = {kind.name: kind for kind in (READINGS, READINGS_ASTRAY, COMMANDS, ACKS, ROLLUP_15MIN, ROLLUP_DAY)}
 
 
 def day_of(at_ns: int) -> int:

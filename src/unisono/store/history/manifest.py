@@ -121,6 +121,12 @@ def forget(connection: Connection, file_nos: Sequence[int]) -> None:
     connection.execute(delete(HISTORY_FILE).where(_FILE.file_no.in_(file_nos), _FILE.retired_at_ns.is_not(None)))
 
 
+def numbers_of(connection: Connection, paths: Sequence[str]) -> list[int]:
+    """Return the numbers of the live files at these paths."""
+    found = connection.execute(select(_FILE.file_no).where(_FILE.path.in_(paths), _FILE.retired_at_ns.is_(None)))
+    return list(found.scalars())
+
+
 def known_paths(connection: Connection) -> set[str]:
     """Return the path of every row, retired ones included."""
     return set(connection.execute(select(_FILE.path)).scalars())

@@ -15,9 +15,10 @@ from unisono.base.errors import InvalidInput, TooMany
 from unisono.model.batches import AckBatch, CommandFrames
 from unisono.store.history import intake, manifest, rollup
 from unisono.store.history.files import read_devices
-from unisono.store.history.kinds import ACKS, COMMANDS, NS_PER_DAY, READINGS, ROLLUP_15MIN, Kind
+from unisono.store.history.kinds import ACKS, COMMANDS, NS_PER_DAY, READINGS, ROLLUP_15MIN, ROLLUP_DAY, Kind
 from unisono.store.history.manifest import ManifestFile
 from unisono.store.history.objects import ObjectStore
+from unisono.store.history.portfolio import PORTFOLIO_COLUMNS, portfolio_day
 
 # Rows a question may ask for at once; the next page starts where this one ended.
 LIMIT_MAX: Final = 100_000
@@ -25,17 +26,6 @@ LIMIT_MAX: Final = 100_000
 _INTERVALS_MAX: Final = 35_136
 # A device answers within this time of its command, or its gateway has forgotten it.
 _ANSWER_NS: Final = 3_600_000_000_000
-
-PORTFOLIO_COLUMNS: Final = pa.schema(
-    [
-        ("interval_start_ns", pa.int64()),
-        ("interval_end_ns", pa.int64()),
-        ("power_mean_w", pa.float64()),
-        ("energy_wh", pa.float64()),
-        ("n_devices", pa.int64()),
-        ("coverage_frac", pa.float64()),
-    ]
-)
 
 
 def device_readings(
@@ -71,7 +61,7 @@ def device_rollup(
     parts = []
     n_rows = 0
     for files in _days(manifest.live(connection, ROLLUP_15MIN, start_ns=span_ns[0], end_ns=span_ns[1])):
-        day = _finished_day(store, files, [device_no], span_ns)
+        day = _finished_day(store, files, device_no, span_ns)
         parts.append(day)
         n_rows += day.num_rows
         if n_rows >= limit:
@@ -90,9 +80,14 @@ def portfolio_rollup(
     _check(span_ns, 1)
     if span_ns[1] - span_ns[0] > _INTERVALS_MAX * rollup.QUARTER_NS:
         raise TooMany("quarter-hours of a portfolio at once", _INTERVALS_MAX)
-    members = sorted(set(device_nos))
-    found = manifest.live(connection, ROLLUP_15MIN, start_ns=span_ns[0], end_ns=span_ns[1]) if members else []
-    days = [_portfolio_day(_finished_day(store, files, members, span_ns), len(members)) for files in _days(found)]
+    members = np.unique(np.asarray(device_nos, np.int32))
+    if members.size == 0:
+        return PORTFOLIO_COLUMNS.empty_table()
+    found = manifest.live(connection, ROLLUP_15MIN, start_ns=span_ns[0], end_ns=span_ns[1])
+    # A block is of a whole day, and stands at its beginning.
+    made = manifest.live(connection, ROLLUP_DAY, start_ns=span_ns[0] - span_ns[0] % NS_PER_DAY, end_ns=span_ns[1])
+    block_paths = frozenset(file.path for file in made)
+    days = [portfolio_day(store, files, block_paths, members, span_ns) for files in _days(found)]
     return pa.concat_tables([PORTFOLIO_COLUMNS.empty_table(), *days])
 
 
@@ -157,27 +152,10 @@ def _with_answers(
 
 
 def _finished_day(
-    store: ObjectStore, files: Sequence[ManifestFile], device_nos: Sequence[int], span_ns: tuple[int, int]
+    store: ObjectStore, files: Sequence[ManifestFile], device_no: int, span_ns: tuple[int, int]
 ) -> pa.Table:
-    sums = pa.concat_tables([read_devices(store, ROLLUP_15MIN, file.path, device_nos) for file in files])
-    finished = rollup.finish(_within(sums, "interval_start_ns", span_ns))
-    return finished.sort_by("interval_start_ns") if len(device_nos) == 1 else finished
-
-
-def _portfolio_day(rows: pa.Table, n_members: int) -> pa.Table:
-    starts, at = np.unique(rows.column("interval_start_ns").to_numpy(), return_inverse=True)
-    power_w = rows.column("power_mean_w").fill_null(0.0).to_numpy()
-    energy_wh = rows.column("energy_wh").fill_null(0.0).to_numpy()
-    columns = {
-        "interval_start_ns": starts,
-        "interval_end_ns": starts + rollup.QUARTER_NS,
-        "power_mean_w": np.bincount(at, power_w, starts.size),
-        "energy_wh": np.bincount(at, energy_wh, starts.size),
-        "n_devices": np.bincount(at, minlength=starts.size),
-        "coverage_frac": np.bincount(at, rows.column("coverage_frac").to_numpy(), starts.size) / n_members,
-    }
-    arrays = [pa.array(columns[field.name], field.type) for field in PORTFOLIO_COLUMNS]
-    return pa.table(arrays, schema=PORTFOLIO_COLUMNS)
+    sums = pa.concat_tables([read_devices(store, ROLLUP_15MIN, file.path, [device_no]) for file in files])
+    return rollup.finish(_within(sums, "interval_start_ns", span_ns)).sort_by("interval_start_ns")
 
 
 def _days(files: Sequence[ManifestFile], newest_first: bool = False) -> Iterator[list[ManifestFile]]:

@@ -24,7 +24,7 @@ def expire(connection: Connection, now_ns: int, retention_days: Mapping[str, int
     """Retire the files of days past their kind's retention (``retention_days`` by name goes first); return how many."""
     n_retired = 0
     for kind in KINDS.values():
-        days = (retention_days or {}).get(kind.name, kind.retention_days)
+        days = (retention_days or {}).get(kind.derived_from or kind.name, kind.retention_days)
         if days > 0:
             old = manifest.older_than(connection, kind, day_of(now_ns) - days)
             n_retired += manifest.retire(connection, [file.file_no for file in old], now_ns)
