@@ -48,6 +48,7 @@ WRONG = [
     (("alarms", "--note", "seen"), 2, "--note = 'seen': must be given with --acknowledge only"),
     (("status",), 3, "start it with: unisono up"),
     (("keys", "list"), 3, "start it with: unisono up"),
+    (("log", "verify"), 3, "start it with: unisono up"),
     (("demo", "--world", "flat"), 2, "--world = 'flat': must be default or data"),
 ]
 

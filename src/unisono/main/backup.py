@@ -19,11 +19,9 @@ obey it, and begins new streams at their first message.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
@@ -34,8 +32,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from unisono.base.clock import Clock
-from unisono.base.errors import Conflict, DamagedRecord, InvalidInput, Unavailable
-from unisono.engines.postgres import PostgresEngine
+from unisono.base.errors import Conflict, DamagedRecord, InvalidInput
 from unisono.main import endpoints
 from unisono.main.clock import SystemClock
 from unisono.main.config import Settings
@@ -93,7 +90,7 @@ def backup(settings: Settings, target: Path) -> BackupFacts:
     fresh = target.with_name(target.name + ".part")
     if fresh.exists():
         shutil.rmtree(fresh)
-    with _database_url(settings) as url, open_database(url, pool_size=1, name="unisono backup") as database:
+    with endpoints.records_url(settings) as url, open_database(url, pool_size=1, name="unisono backup") as database:
         facts = write_backup(database, open_store(settings.history_folder_url), fresh, SystemClock())
     fresh.replace(target)
     _sync(target.parent)
@@ -107,7 +104,7 @@ def restore(settings: Settings, source: Path) -> BackupFacts:
     """
     facts = read_facts(source)
     _check_files(source, facts)
-    with _database_url(settings) as url, open_database(url, pool_size=2, name="unisono restore") as database:
+    with endpoints.records_url(settings) as url, open_database(url, pool_size=2, name="unisono restore") as database:
         migrate(url)
         load_backup(database, open_store(settings.history_folder_url), source, SystemClock())
     return facts
@@ -180,26 +177,6 @@ def read_facts(source: Path) -> BackupFacts:
     if facts.format != FORMAT:
         raise InvalidInput("format", facts.format, f"this version restores backups of format {FORMAT}")
     return facts
-
-
-@contextlib.contextmanager
-def _database_url(settings: Settings) -> Iterator[str]:
-    """Yield the operator's database, that of the running platform, or our own engine's, started for the time being."""
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
-        return
-    running = ""
-    with contextlib.suppress(Unavailable):
-        running = endpoints.read(settings).database_url
-    if running:
-        yield running
-        return
-    engine = PostgresEngine(settings.folder / "postgres")
-    url = engine.start()
-    try:
-        yield url
-    finally:
-        engine.stop()
 
 
 def _check_files(source: Path, facts: BackupFacts) -> None:

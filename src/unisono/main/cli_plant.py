@@ -284,15 +284,24 @@ def verify_log(
         str, typer.Option(help="A head as a report printed it, SEQ:HASH: must still be in the chain.")
     ] = "",
 ) -> None:
-    """Hash the whole event log and every file of frames again; exit code 1 at the first thing that does not agree."""
+    """Hash the whole event log and every file of frames again; exit code 1 at the first thing that does not agree.
+
+    The platform may run or be stopped.
+    """
     from unisono.store.database import open_database
     from unisono.store.history.evidence import verify_log as verify
     from unisono.store.history.objects import open_store
 
     settings = load_settings()
-    url = settings.database_url.get_secret_value() if settings.database_url else endpoints.read(settings).database_url
     expected = _head(head) if head else None
-    with open_database(url, pool_size=1, name="unisono-log-verify") as database, database.begin() as connection:
+    if settings.database_url is None and not (settings.folder / "postgres" / "data").exists():
+        # Nothing has ever run here: say so in place of making an empty database.
+        endpoints.read(settings)
+    with (
+        endpoints.records_url(settings) as url,
+        open_database(url, pool_size=1, name="unisono-log-verify") as database,
+        database.begin() as connection,
+    ):
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         found = verify(connection, open_store(settings.history_folder_url), expected)
     if not found.is_sound:

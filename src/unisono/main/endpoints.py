@@ -5,7 +5,9 @@ The file holds the passwords of our own engines, so only its owner may read it. 
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ import msgspec
 
 from unisono.base.errors import InvalidInput, Unavailable
 from unisono.engines.folder import write_private
+from unisono.engines.postgres import PostgresEngine
 from unisono.main.config import Settings
 
 FILE_NAME: Final = "run.json"
@@ -71,6 +74,26 @@ def read(settings: Settings) -> Endpoints:
         why = f"process {endpoints.pid} of {path} is gone; start it again with: unisono up"
         raise Unavailable("the platform", why)
     return endpoints
+
+
+@contextlib.contextmanager
+def records_url(settings: Settings) -> Iterator[str]:
+    """Yield the operator's database, that of the running platform, or our own engine's, started for the time being."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    running = ""
+    with contextlib.suppress(Unavailable):
+        running = read(settings).database_url
+    if running:
+        yield running
+        return
+    engine = PostgresEngine(settings.folder / "postgres")
+    url = engine.start()
+    try:
+        yield url
+    finally:
+        engine.stop()
 
 
 def remove(settings: Settings) -> None:
