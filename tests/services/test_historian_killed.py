@@ -52,16 +52,25 @@ class Point:
     holds: bytes
     skip: int
     lets_through: bool = False
+    # Only in a transaction that shows files.
+    needs_files: bool = False
     is_reached: bool = False
 
-    def reaches(self, peer: str, is_from_historian: bool, block: bytes) -> bool:
+    def reaches(self, peer: str, is_from_historian: bool, block: bytes, shows_files: bool) -> bool:
         if self.is_reached or (peer, is_from_historian) != (self.peer, self.is_from_historian):
             return False
-        if self.holds not in block:
+        if self.holds not in block or (self.needs_files and not shows_files):
             return False
         self.skip -= 1
         self.is_reached = self.skip < 0
         return self.is_reached
+
+
+@dataclass
+class Talk:
+    """One connection: whether its open transaction has told of files."""
+
+    shows_files: bool = False
 
 
 @dataclass
@@ -71,7 +80,7 @@ class Tap:
     peer: str
     host: str
     port: int
-    is_point: Callable[[str, bool, bytes], Point | None]
+    is_point: Callable[[str, bool, bytes, bool], Point | None]
     kill: Callable[[], None]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -87,15 +96,22 @@ class Tap:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_engine = await asyncio.open_connection(self.host, self.port)
-        for way in (self._pass(reader, to_engine[1], True), self._pass(to_engine[0], writer, False)):
+        talk = Talk()
+        for way in (self._pass(reader, to_engine[1], talk, True), self._pass(to_engine[0], writer, talk, False)):
             task = asyncio.create_task(way)
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_from_historian: bool) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: Talk, is_from_historian: bool
+    ) -> None:
         with contextlib.suppress(ConnectionError), contextlib.closing(writer):
             while block := await reader.read(TAP_BYTES):
-                point = self.is_point(self.peer, is_from_historian, block)
+                # A statement's text may be prepared and go unsaid; the paths of the files are always told.
+                talk.shows_files |= is_from_historian and b".parquet" in block
+                point = self.is_point(self.peer, is_from_historian, block, talk.shows_files)
+                if not is_from_historian and b"COMMIT\0" in block:
+                    talk.shows_files = False
                 if point is not None and not point.lets_through:
                     self.kill()
                     return
@@ -107,14 +123,14 @@ class Tap:
 
 
 def points(rng: random.Random) -> Iterator[Point]:
-    """Yield points without end; the first five are one of each kind at its first commit of readings or so."""
+    """Yield points without end; the first five are one of each kind, the first time that it is reached."""
     ack = b"$JS.ACK.READINGS"
     for at in range(sys.maxsize):
         skip = 0 if at < 5 else rng.randrange(3)
         kinds = (
             Point("committed, not acknowledged", "nats", True, ack, skip),
-            Point("asked to commit, not committed", "postgres", True, b"COMMIT", skip + 1),
-            Point("committed, not told so", "postgres", False, b"COMMIT\0", skip + 1),
+            Point("asked to commit, not committed", "postgres", True, b"COMMIT", skip, needs_files=True),
+            Point("committed, not told so", "postgres", False, b"COMMIT\0", skip, needs_files=True),
             Point("acknowledged", "nats", True, ack, skip, lets_through=True),
             Point("anywhere", rng.choice(("nats", "postgres")), rng.random() < 0.5, b"", rng.randrange(2, 40)),
         )
@@ -162,8 +178,9 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 
-        def is_point(peer: str, is_from_historian: bool, block: bytes) -> Point | None:
-            return point if point is not None and point.reaches(peer, is_from_historian, block) else None
+        def is_point(peer: str, is_from_historian: bool, block: bytes, shows_files: bool) -> Point | None:
+            reaches = point is not None and point.reaches(peer, is_from_historian, block, shows_files)
+            return point if reaches else None
 
         nats, postgres = urlsplit(self.endpoints.nats_url), urlsplit(self.url)
         assert nats.port
