@@ -15,6 +15,7 @@ SMALL = [
     ("allocate", 3_000),
     ("cycle", 2_000),
     ("fanout", 3_000),
+    ("history", 400),
     ("totals", 3_000),
 ]
 
