@@ -59,7 +59,7 @@ def head(connection: Connection) -> Head:
 
 
 def verify(connection: Connection, expected: Head | None = None) -> Head:
-    """Hash the whole chain again and return its head; about 100,000 entries a second.
+    """Hash the whole chain again and return its head; about 40,000 entries a second.
 
     Raises DamagedRecord naming the first entry that does not fit, or, with ``expected`` (a head known from elsewhere),
     if that entry is not there any more or has another hash.
