@@ -101,7 +101,8 @@ def test_what_does_not_do_as_it_said_is_suspect(shown_w: list[float], reason: Su
     report(table, 0.0, power_w=0.0)
     leases = table.leases
     leases.state[0], leases.setpoint_w[0], leases.acked_seq[0], leases.seq[0] = 1, 4000.0, 5, 5
-    leases.sent_mono_ns[0] = leases.move_mono_ns[0] = M0_NS
+    leases.acked_w[0] = 4000.0
+    leases.sent_mono_ns[0] = leases.move_mono_ns[0] = leases.heard_mono_ns[0] = M0_NS
     leases.move_from_w[0], leases.move_to_w[0] = 0.0, 4000.0
     n_found = 0
     for k, power_w in enumerate(shown_w):

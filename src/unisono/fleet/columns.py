@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from unisono.base.kernel import type_of
 from unisono.model.technology import SourceKind
 
+I1 = NDArray[np.int8]
 U1 = NDArray[np.uint8]
 U2 = NDArray[np.uint16]
 I4 = NDArray[np.int32]
@@ -110,8 +111,18 @@ class Picture(NamedTuple):
     mean_mono_ns: Annotated[I8, "ns", -1, "up to when the means reach"]
     switched_mono_ns: Annotated[I8, "ns", -1, "when it was last seen to switch on or off"]
     is_on: Annotated[U1, "", 0, "1: seen running (above 10 % of its rating)"]
-    n_same: Annotated[I4, "", 0, "readings in a row with exactly the same power"]
-    n_jumps: Annotated[U1, "", 0, "changes in a row that its ramp makes implausible"]
+    n_same: Annotated[U1, "", 0, "readings in a row with exactly the same power, at most 255"]
+    repeats_idle: Annotated[U1, "", 255, "share of 255 of its readings at idle that repeated the one before, lately"]
+    repeats_on: Annotated[U1, "", 255, "the same while it runs"]
+    step_w: Annotated[F4, "W", NAN, "finest change that its source has shown lately"]
+    n_jumps: Annotated[U1, "", 0, "score of implausible changes: 30 each, 1 less for each plausible one"]
+    n_mirrored: Annotated[U1, "", 0, "score of evidence for a turned sign"]
+    other_source: Annotated[U1, "", 255, "SourceKind that speaks of it beside source; 255: none"]
+    n_apart: Annotated[I1, "", 0, "score of the other source above (+) or below (-) this one"]
+    charge_from_frac: Annotated[F4, "1", NAN, "state of charge at which charge_wh was 0; NaN: not yet"]
+    charge_wh: Annotated[F4, "Wh", 0.0, "energy that its power has stored since"]
+    n_against: Annotated[U1, "", 0, "readings that showed the present move not done in time"]
+    accused_code: Annotated[U1, "", 0, "SuspectReason that its readings gave since it was last judged"]
     suspect_code: Annotated[U1, "", 0, "SuspectReason of the newest suspicion"]
     suspect_until_mono_ns: Annotated[I8, "ns", -1, "suspect until then"]
     n_suspect: Annotated[U1, "", 0, "how often it was suspect; halves its record, doubles the pause"]

@@ -28,6 +28,7 @@ from unisono.fleet.columns import (
     Picture,
     Slots,
 )
+from unisono.fleet.doubt import ON_FRAC, note_impossible, note_kept
 from unisono.fleet.evidence import INSTANT_SPAN_S
 
 # Counters, as in COUNTER_NAMES.
@@ -45,8 +46,6 @@ RANGE_MARGIN_W: Final = 100.0
 # Windows of the two means.
 MEAN_S: Final = 900.0
 LONG_MEAN_S: Final = 10_800.0
-# Running: above this share of the rating.
-ON_FRAC: Final = 0.1
 _NS: Final = 1e-9
 _SECONDS_TO_HOURS: Final = 3600.0
 
@@ -157,25 +156,6 @@ def _follow_means(picture: Picture, row: int, power_w: float, mono_ns: int, peri
 
 
 @part
-def _note_behaviour(
-    nameplate: Nameplate, slots: Slots, picture: Picture, source: int, row: int, power_w: float, mono_ns: int
-) -> None:
-    """Count what makes a device suspect, and note when it switches; ``slots`` still holds the reading before."""
-    before_w = slots.power_w[source, row]
-    if math.isnan(before_w):
-        return
-    picture.n_same[row] = picture.n_same[row] + 1 if np.float32(power_w) == before_w else 0
-    ramp = nameplate.ramp_w_per_s[row]
-    if math.isfinite(ramp):
-        span_s = (mono_ns - slots.received_mono_ns[source, row]) * _NS
-        possible_w = 2.0 * ramp * (span_s + nameplate.latency_s[row]) + 0.2 * nameplate.rating_w[row]
-        if abs(power_w - before_w) > possible_w:
-            picture.n_jumps[row] = min(picture.n_jumps[row] + 1, 255)
-        else:
-            picture.n_jumps[row] = 0
-
-
-@part
 def _note_switch(nameplate: Nameplate, picture: Picture, row: int, power_w: float, mono_ns: int) -> None:
     is_on = 1 if abs(power_w) > ON_FRAC * nameplate.rating_w[row] else 0
     if is_on != picture.is_on[row]:
@@ -198,6 +178,7 @@ def _keep(
     k: int,
     row: int,
     power_w: float,
+    known_ns: int,
     mono_ns: int,
     nameplate: Nameplate,
     slots: Slots,
@@ -211,12 +192,13 @@ def _keep(
         slots.register_wh[source, row] = inflow.energy_wh[k]
         slots.register_ns[source, row] = inflow.measured_ns[k]
     if not math.isnan(power_w):
+        measured_ns = inflow.measured_ns[k]
+        note_kept(nameplate, slots, picture, leases, source, row, power_w, span_s, known_ns, mono_ns, measured_ns)
         if source <= picture.source[row]:
             if leases.state[row] == 0:
                 _follow_means(picture, row, power_w, mono_ns, float(nameplate.period_s[row]))
             else:
                 picture.mean_mono_ns[row] = mono_ns
-            _note_behaviour(nameplate, slots, picture, source, row, power_w, mono_ns)
             if span_s <= INSTANT_SPAN_S:
                 _note_switch(nameplate, picture, row, power_w, mono_ns)
         slots.power_w[source, row] = power_w
@@ -312,6 +294,8 @@ def fold_readings(
             continue
         if not _is_in_range(inflow, k, row, power_w, nameplate):
             counters[gateway, _OUT_OF_RANGE] += 1
+            if inflow.measured_ns[k] > slots.measured_ns[source, row] and not math.isnan(power_w):
+                note_impossible(nameplate, slots, picture, source, row, power_w)
             if inflow.reading_kind[k] == 2 and inflow.measured_ns[k] > slots.register_ns[source, row]:
                 # A glitch, or another meter in its place: the next step is counted from here.
                 slots.register_wh[source, row] = inflow.energy_wh[k]
@@ -322,7 +306,7 @@ def fold_readings(
         counters[gateway, verdict] += 1
         if verdict == _KEPT:
             n_kept += 1
-            _keep(inflow, k, row, power_w, mono_ns, nameplate, slots, picture, leases)
+            _keep(inflow, k, row, power_w, known_ns[batch], mono_ns, nameplate, slots, picture, leases)
     return n_kept
 
 

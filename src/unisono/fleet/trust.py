@@ -15,7 +15,7 @@ from numba import types
 
 from unisono.base.kernel import column_kernel, part
 from unisono.fleet.columns import I4, LEASES, N_SOURCES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
-from unisono.fleet.evidence import INSTANT_SPAN_S, settle_s, shows
+from unisono.fleet.evidence import INSTANT_SPAN_S, is_alive, settle_s, shows
 
 
 class SuspectReason(IntEnum):
@@ -27,6 +27,7 @@ class SuspectReason(IntEnum):
     WRONG_SIGN = 3
     JUMP = 4
     NO_ANSWER = 5
+    SOURCES_DISAGREE = 6
 
 
 class LeaseState(IntEnum):
@@ -51,6 +52,15 @@ SD_GROWTH_S: Final = 600.0
 MOVE_MIN_FRAC: Final = 0.05
 MOVE_MIN_W: Final = 100.0
 MOVED_FRAC: Final = 0.25
+# A process sheds in blocks, of an eighth of its rating at most; it rounds to whole ones.
+BLOCK_FRAC: Final = 0.1
+# Output fades over the last per cents above the reserve, charging over the last tenth; a tank near its highest
+# temperature may have reached it since it was last read.
+EMPTY_FRAC: Final = 0.03
+TAPER_FRAC: Final = 0.88
+WARM_K: Final = 3.0
+# After its least time on or off an engine or a compressor has a minute to start or stop.
+START_S: Final = 60.0
 # As near to the opposite of its setpoint as this is no chance.
 MIRRORED_FRAC: Final = 0.05
 # First pause of a suspect device; it doubles each time up to four hours. A wrong jump or a missing answer weighs less.
@@ -61,7 +71,11 @@ SUSPECT_SHORT_S: Final = 120.0
 RESENT_SUSPECT: Final = 3
 _NS: Final = 1e-9
 _NO_SOURCE: Final = 255
-_PV: Final = 1
+_PV, _EV, _EVSE, _WATER_HEATER, _FLEX_LOAD = 1, 3, 4, 5, 7
+# Codes of Trust and SuspectReason as kernels know them.
+SUSPECT: Final = 4
+JUMP: Final = 4
+NO_ANSWER: Final = 5
 
 _ARRAY_I4 = types.Array(types.int32, 1, "C")
 
@@ -115,12 +129,42 @@ def reconcile(n: int, mono_ns: int, nameplate: Nameplate, slots: Slots, picture:
 
 
 @part
-def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int) -> int:
+def _may_hold_still(nameplate: Nameplate, picture: Picture, row: int, wanted_w: float) -> bool:
+    """Return whether a device that does not move as told may be honest: empty, full, gone or sated."""
+    technology, power_w = nameplate.technology[row], picture.power_w[row]
+    soc_frac = picture.soc_frac[row]
+    # What it may have come to since it was told.
+    soc_age_h = max(0.0, (picture.received_mono_ns[row] - picture.soc_mono_ns[row]) * _NS) / 3600.0
+    drift_frac = soc_age_h * nameplate.rating_w[row] / max(float(nameplate.energy_capacity_wh[row]), 1.0)
+    is_idle = abs(power_w) <= MOVE_MIN_FRAC * nameplate.rating_w[row]
+    since_s = (picture.received_mono_ns[row] - picture.switched_mono_ns[row]) * _NS
+    least_s = float(nameplate.min_off_s[row] if is_idle else nameplate.min_on_s[row])
+    if least_s > 0.0 and since_s < least_s + START_S:
+        return True
+    if wanted_w > 0.0:
+        return bool(soc_frac - drift_frac <= nameplate.soc_reserve_frac[row] + EMPTY_FRAC)
+    if technology in (_EV, _EVSE):
+        return bool(is_idle)
+    if technology == _WATER_HEATER:
+        is_warm = picture.temperature_degc[row] >= nameplate.comfort_high_degc[row] - WARM_K
+        return bool(is_idle and (is_warm or math.isnan(picture.temperature_degc[row])))
+    # A load takes no more than its process wants, an array gives no more than the sun does.
+    return bool(technology == _FLEX_LOAD or soc_frac + drift_frac >= TAPER_FRAC)
+
+
+@part
+def _least_move_w(nameplate: Nameplate, row: int) -> float:
+    frac = BLOCK_FRAC if nameplate.technology[row] == _FLEX_LOAD else MOVE_MIN_FRAC
+    return max(frac * float(nameplate.rating_w[row]), MOVE_MIN_W)
+
+
+@part
+def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, mono_ns: int) -> int:
     """Return 0: moved or nothing to see, -1: too early to say, else the SuspectReason."""
     from_w = leases.move_from_w[row]
     wanted_w = leases.move_to_w[row] - from_w
     rating_w = nameplate.rating_w[row]
-    if abs(wanted_w) < max(MOVE_MIN_FRAC * rating_w, MOVE_MIN_W) or math.isnan(from_w):
+    if abs(wanted_w) < _least_move_w(nameplate, row) or math.isnan(from_w):
         return 0
     received_ns = picture.received_mono_ns[row]
     wait_s = settle_s(nameplate, picture, row, wanted_w)
@@ -133,12 +177,20 @@ def _judge_move(nameplate: Nameplate, picture: Picture, leases: Leases, row: int
     if nameplate.technology[row] == _PV and power_w <= leases.setpoint_w[row] + near_w:
         return 0
     moved_frac = (power_w - from_w) / wanted_w
-    if moved_frac >= MOVED_FRAC:
+    if moved_frac >= MOVED_FRAC or _may_hold_still(nameplate, picture, row, wanted_w):
         return 0
-    was_acknowledged = leases.acked_seq[row] >= 0
+    # An answer to an earlier command, before this move, says nothing of it.
+    was_acknowledged = leases.acked_seq[row] >= 0 and (leases.acked_w[row] - from_w) / wanted_w >= 0.5
     if not was_acknowledged and (
         leases.n_resent[row] < RESENT_SUSPECT or (received_ns - leases.resent_mono_ns[row]) * _NS < wait_s
     ):
+        return -1
+    if was_acknowledged and not is_alive(nameplate, picture, leases, row, mono_ns):
+        return -1
+    if picture.n_against[row] == 0:
+        # One reading may have been held up on its way: the next has to say the same.
+        picture.n_against[row] = 1
+        leases.move_mono_ns[row] = received_ns - np.int64(wait_s * 1e9) + 1_000_000
         return -1
     if moved_frac <= -MOVED_FRAC:
         return 3
@@ -162,17 +214,29 @@ def _is_mirrored(nameplate: Nameplate, picture: Picture, leases: Leases, row: in
     return bool(is_opposite and shows(nameplate, picture, leases, row, setpoint_w))
 
 
+@part
+def _pause_ns(reason: int, n_suspect: int) -> int:
+    pause_s = min(SUSPECT_S * 2.0 ** (min(n_suspect, 10) - 1), SUSPECT_MAX_S)
+    return int((SUSPECT_SHORT_S if reason in (JUMP, NO_ANSWER) else pause_s) * 1e9)
+
+
 @column_kernel(types.int64(types.int64, types.int64, NAMEPLATE, PICTURE, LEASES, _ARRAY_I4))
 def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases: Leases, found_rows: I4) -> int:
-    """Judge every open move and every jump; write the rows found suspect now into ``found_rows``, return how many."""
+    """Judge every open move and what readings accuse of; write the rows found suspect now, return how many.
+
+    Who is accused while suspect stays so for another pause: one is trusted again after a pause without new evidence.
+    """
     n_found = 0
     for row in range(n):
-        reason = 0
-        if picture.n_jumps[row] >= 2:
-            picture.n_jumps[row] = 0
-            reason = 4
+        reason = int(picture.accused_code[row])
+        if reason > 0:
+            picture.accused_code[row] = 0
+            if picture.trust[row] == SUSPECT:
+                until_ns = mono_ns + _pause_ns(reason, picture.n_suspect[row])
+                picture.suspect_until_mono_ns[row] = max(picture.suspect_until_mono_ns[row], until_ns)
+                continue
         elif leases.state[row] == 1 and leases.move_mono_ns[row] >= 0 and picture.trust[row] == 1:
-            reason = _judge_move(nameplate, picture, leases, row)
+            reason = _judge_move(nameplate, picture, leases, row, mono_ns)
             if reason == 0:
                 leases.move_mono_ns[row] = -1
                 leases.heard_mono_ns[row] = max(leases.heard_mono_ns[row], picture.received_mono_ns[row])
@@ -182,12 +246,10 @@ def suspect(n: int, mono_ns: int, nameplate: Nameplate, picture: Picture, leases
         if reason <= 0:
             continue
         picture.n_suspect[row] = min(picture.n_suspect[row] + 1, 200)
-        pause_s = min(SUSPECT_S * 2.0 ** (min(picture.n_suspect[row], 10) - 1), SUSPECT_MAX_S)
-        pause_s = SUSPECT_SHORT_S if reason >= 4 else pause_s
         picture.suspect_code[row] = reason
-        picture.suspect_until_mono_ns[row] = mono_ns + np.int64(pause_s * 1e9)
+        picture.suspect_until_mono_ns[row] = mono_ns + _pause_ns(reason, picture.n_suspect[row])
         picture.record_frac[row] *= np.float32(0.5)
-        picture.trust[row] = 4
+        picture.trust[row] = SUSPECT
         leases.move_mono_ns[row] = -1
         found_rows[n_found] = row
         n_found += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -77,8 +77,12 @@ class Rehearsal:
     estimates: list[tuple[float, float]] = field(default_factory=list)
 
 
-def rehearse(spec: RehearsalSpec) -> Rehearsal:
-    """Run it from beginning to end."""
+# Is shown each cycle: the region, what the plant made of it, and the instant.
+Watch = Callable[[Region, StepResult, int], None]
+
+
+def rehearse(spec: RehearsalSpec, watch: Watch | None = None) -> Rehearsal:
+    """Run it from beginning to end; ``watch`` sees each cycle and must change nothing."""
     region = Region(World(spec.world, spec.start_ns))
     state = new_state(0, 1, spec.plant)
     result = Rehearsal()
@@ -107,6 +111,8 @@ def rehearse(spec: RehearsalSpec) -> Rehearsal:
         _note(result, newest, at_s, digest)
         if len(newest.frames):
             region.deliver(newest.frames, now_ns)
+        if watch is not None:
+            watch(region, newest, now_ns)
     result.digest = digest.hexdigest()
     result.ledger = region.ledger.summary()
     return result

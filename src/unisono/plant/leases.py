@@ -189,6 +189,7 @@ def take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
         leases.move_mono_ns[row] = mono_ns
         leases.move_from_w[row] = picture.power_w[row] if is_new or math.isnan(at_w) else at_w
         leases.move_to_w[row] = wanted_w
+        picture.n_against[row] = 0
     elif abs(wanted_w - leases.move_from_w[row]) < abs(was_towards_w):
         # Less is wanted now than when the move began: no more is to be seen.
         leases.move_to_w[row] = wanted_w

@@ -52,7 +52,7 @@ def build_roster(spec: WorldSpec) -> Roster:
         gateway_of_row=gateway_of_row,
         vendor=makers,
         nameplate=nameplate,
-        telemetry_period_s=_periods(rng, is_cloud, single, gateway_of_row, kind.size),
+        telemetry_period_s=_periods(rng, is_cloud, single, gateway_of_row, kind.size, spec.cloud_period_s),
         command_latency_s=np.where(is_cloud, 45.0, 1.0),
         command_ttl_s=np.where(is_cloud, TTL_CLOUD_S, TTL_MQTT_S),
         is_opted_out=rng.random(n_devices) < spec.declared_opt_out_frac,
@@ -152,11 +152,12 @@ def _periods(
     single: NDArray[np.bool_],
     gateway_of_row: Ints,
     n_gateways: int,
+    cloud_period_s: tuple[float, ...],
 ) -> Floats:
-    """Return telemetry periods: one a gateway (most 10 s); a cloud's devices 30-60 s, singles may be as fast as 2 s."""
+    """Return telemetry periods: one a gateway (most 10 s); a cloud's devices slower, singles as fast as 2 s."""
     of_gateway = rng.choice([5.0, 10.0, 20.0, 30.0, 60.0], n_gateways, p=[0.08, 0.67, 0.12, 0.08, 0.05])
     of_single = rng.choice([2.0, 5.0, 10.0], is_cloud.size)
-    of_cloud = rng.choice([30.0, 60.0], is_cloud.size)
+    of_cloud = rng.choice(cloud_period_s, is_cloud.size)
     period: Floats = np.where(is_cloud, of_cloud, np.where(single, of_single, of_gateway[gateway_of_row]))
     return period
 

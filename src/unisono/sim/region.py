@@ -24,6 +24,7 @@ from unisono.model.registry import RegistryBatch
 from unisono.model.technology import AckCode, SourceKind
 from unisono.sim import leases, records
 from unisono.sim.devices import Answers, Devices, Reports
+from unisono.sim.instruments import Instruments
 from unisono.sim.ledger import Ledger
 from unisono.sim.network import ColumnQueue, Network, Retained
 from unisono.sim.roster import MQTT_BATCH, Floats, Roster
@@ -46,7 +47,10 @@ class Region:
         self._acks = ColumnQueue(6)
         self._late = ColumnQueue(6)
         is_cloud = self.roster.cloud_of_gateway[self.roster.gateway_of_row] >= 0
-        self._source_kind = np.where(is_cloud, int(SourceKind.VENDOR_CLOUD), int(SourceKind.DEVICE)).astype(np.uint8)
+        own_kind = np.where(is_cloud, int(SourceKind.VENDOR_CLOUD), int(SourceKind.DEVICE)).astype(np.uint8)
+        # Rows from ``n_devices`` on stand for the devices' separate meters.
+        self._source_kind = np.concatenate([own_kind, np.full(own_kind.size, int(SourceKind.METER), np.uint8)])
+        self.instruments = Instruments(world, self.devices.faults) if spec.instruments else None
         # Constant path delays of readings; a vendor cloud's values are some seconds old when it passes them on.
         rng = np.random.default_rng([spec.seed, 11])
         self._delay_s: Floats = np.where(
@@ -214,6 +218,8 @@ class Region:
     def _readings(self, now_ns: int) -> ReadingBatch | None:
         """Return what has arrived: due readings less the lost and the held back, the doubled twice, and old ones."""
         reports = self.devices.collect(now_ns, self._delay_s)
+        if self.instruments:
+            reports = self.instruments.tell(reports, now_ns)
         lost, doubled, held = self._network.fate_of_readings(reports.row.size)
         late = self._late_now(now_ns)
         self._hold_back(reports, np.flatnonzero(held), now_ns)
@@ -223,7 +229,7 @@ class Region:
             return None
         self.ledger.count("readings_arrived", row.size)
         columns = {
-            "device_no": row + 1,
+            "device_no": row % self.roster.n_devices + 1,
             "source_kind": self._source_kind[row],
             "reading_kind": np.zeros(row.size, np.uint8),
             "quality": np.zeros(row.size, np.uint8),

@@ -62,6 +62,26 @@ class Misbehaviour(msgspec.Struct, frozen=True, kw_only=True):
     opt_out_frac: float = 0.01
 
 
+class InstrumentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What measures the devices, and which of it begins to lie; fractions are of devices, instants from the start."""
+
+    # Devices with a meter beside what they tell themselves, behind the same gateway; its period is drawn from these.
+    meter_frac: float = 0.4
+    meter_period_s: tuple[float, ...] = (10.0, 30.0, 60.0)
+    # Constant scale errors: billing meters of class 0.5 (ANSI C12.20), inverters' own current clamps 2 %.
+    meter_error_frac: float = 0.005
+    own_error_frac: float = 0.02
+    # Devices whose instruments show whole steps only.
+    coarse_frac: float = 0.2
+    coarse_steps_w: tuple[float, ...] = (10.0, 100.0)
+    # Liars, in equal parts of the kinds of ``instruments.Lie``, each beginning at a random instant of the window.
+    lie_frac: float = 0.0
+    # Only of instruments that are read at least so often.
+    lie_period_max_s: float = 60.0
+    lie_from_s: float = 0.0
+    lie_to_s: float = 0.0
+
+
 class WorldSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A whole region; the same spec (with its seed) makes the same region bit for bit."""
 
@@ -73,6 +93,8 @@ class WorldSpec(msgspec.Struct, frozen=True, kw_only=True):
     n_gateways_max: int = 1000
     cloud_device_frac: float = 0.10
     n_clouds: int = 3
+    # How often the devices of a cloud report; drawn for each.
+    cloud_period_s: tuple[float, ...] = (30.0, 60.0)
     # Gateways that speak for one device only, in single readings, as a share of MQTT gateways.
     single_gateway_frac: float = 0.10
     shares: dict[Technology, float] = msgspec.field(default_factory=SHARES.copy)
@@ -86,6 +108,8 @@ class WorldSpec(msgspec.Struct, frozen=True, kw_only=True):
     spin_up_h: float = 8.0
     network: NetworkSpec = NetworkSpec()
     misbehaviour: Misbehaviour = Misbehaviour()
+    # None: one source a device, as exact as `devices` says.
+    instruments: InstrumentSpec | None = None
 
     def check(self) -> WorldSpec:
         """Return itself if it can be built, else raise InvalidInput."""

@@ -15,6 +15,7 @@ BENCHES: Final = {
     "totals": "sums over a million devices, and by 200 overlapping portfolios",
     "fanout": "a million setpoints from the stream to a thousand gateways, and their renewal",
     "history": "a day of 100 million readings into history and out again",
+    "detect": "six hours of a region with liars: who is found, who is accused wrongly",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
 # Benches that know another way for what is acknowledged and kept.
