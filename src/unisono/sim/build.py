@@ -52,7 +52,9 @@ def build_roster(spec: WorldSpec) -> Roster:
         gateway_of_row=gateway_of_row,
         vendor=makers,
         nameplate=nameplate,
-        telemetry_period_s=_periods(rng, is_cloud, single, gateway_of_row, kind.size, spec.cloud_period_s),
+        telemetry_period_s=_periods(
+            rng, is_cloud, single, gateway_of_row, kind.size, cloud_period_s=spec.cloud_period_s
+        ),
         command_latency_s=np.where(is_cloud, 45.0, 1.0),
         command_ttl_s=np.where(is_cloud, TTL_CLOUD_S, TTL_MQTT_S),
         is_opted_out=rng.random(n_devices) < spec.declared_opt_out_frac,
@@ -152,6 +154,7 @@ def _periods(
     single: NDArray[np.bool_],
     gateway_of_row: Ints,
     n_gateways: int,
+    *,
     cloud_period_s: tuple[float, ...],
 ) -> Floats:
     """Return telemetry periods: one a gateway (most 10 s); a cloud's devices slower, singles as fast as 2 s."""
