@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from tests.fleet.builders import M0_NS, T0_NS, batch_of, record, table_of
 from unisono.base.instants import NS_PER_S
 from unisono.fleet.apply import apply_readings
-from unisono.fleet.doubt import APART_ACCUSES, APART_FRAC, APART_RATING_FRAC, APART_W
+from unisono.fleet.doubt import APART_ACCUSES, APART_FRAC, APART_RATING_FRAC, APART_W, BETWEEN_S, CLOSE_S
 from unisono.fleet.table import FleetTable
 from unisono.fleet.trust import SUSPECT_S, SuspectReason, reconcile, suspect
 from unisono.model.ratings import Ratings
@@ -167,7 +167,7 @@ def test_the_score_of_two_sources_agrees_with_its_slow_twin(said: list[tuple[int
             source in newest
             and other in newest
             and newest[other][0] >= newest[source][0]
-            and at_s - newest[source][0] <= 30.0
+            and at_s - newest[source][0] <= BETWEEN_S
         ):
             other_w = newest[other][1]
             low_w, high_w = sorted((power_w, newest[source][1]))
@@ -177,7 +177,9 @@ def test_the_score_of_two_sources_agrees_with_its_slow_twin(said: list[tuple[int
             if as_seen == 0:
                 score -= (score > 0) - (score < 0)
             else:
-                score = (score if score * as_seen > 0 else 0) + 2 * as_seen
+                score = (score if score * as_seen > 0 else 0) + as_seen * (
+                    2 if at_s - newest[source][0] <= CLOSE_S else 1
+                )
             if abs(score) >= APART_ACCUSES:
                 score, accused = 0, True
         newest[source] = (at_s, power_w)

@@ -14,6 +14,7 @@ from unisono.main.bench.figures import BenchOptions, BenchResult, Figure, show
 SMALL = [
     ("allocate", 3_000),
     ("cycle", 2_000),
+    ("detect", 300),
     ("fanout", 3_000),
     ("history", 400),
     ("totals", 3_000),

@@ -211,10 +211,12 @@ def _weigh_repetition(
         repeats -= repeats // 16
     else:
         picture.n_same[row] = min(picture.n_same[row] + 1, 255)
-        if power_w == 0.0:
+        is_as_told = leases.state[row] == 1 and abs(power_w - leases.setpoint_w[row]) <= 1.0
+        if power_w == 0.0 or is_as_told:
+            # Nothing to measure, or just what it was told: that says nothing of how its source measures.
             return
         if picture.n_same[row] >= FROZEN_RUN:
-            _judge_run(nameplate, picture, leases, row, power_w, repeats)
+            _judge_run(nameplate, picture, row, power_w, repeats)
         if picture.n_same[row] > RUN_LEARNED:
             return
         repeats += (255 - repeats) // 16
@@ -225,13 +227,8 @@ def _weigh_repetition(
 
 
 @part
-def _judge_run(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, power_w: float, repeats: int) -> None:
-    """Accuse a run of one value from a source that used to flutter, or of an array that goes on in the dark.
-
-    Who holds a setpoint may report just that.
-    """
-    if leases.state[row] == 1 and abs(power_w - leases.setpoint_w[row]) <= 1.0:
-        return
+def _judge_run(nameplate: Nameplate, picture: Picture, row: int, power_w: float, repeats: int) -> None:
+    """Accuse a run of one value from a source that used to flutter, or of an array that goes on in the dark."""
     rating_w = nameplate.rating_w[row]
     is_restless = repeats <= REPEATS_MAX and picture.step_w[row] <= FINE_FRAC * rating_w
     is_dark = nameplate.technology[row] == _PV and picture.clear_sky_w_per_m2[row] <= 0.0
