@@ -175,7 +175,7 @@ def test_answers_count_only_for_the_newest_command() -> None:
     assert table.leases.acked_seq[0] == -1
     assert apply_acks(table, [ack([(1, 7, 1)])], [M0_NS], T0_NS) == 1
     assert table.leases.refused_until_mono_ns[0] == M0_NS + 60 * NS_PER_S
-    gateway = table.gateway_of_no[1]
+    gateway = table.gateway_row(1)
     table.gateways.newest_command_seq[gateway] = 9
     apply_acks(table, [ack([(1, 7, 0), (-1, 9, 0), (-1, 10, 0)])], [M0_NS + 5], T0_NS)
     assert (table.leases.acked_seq[0], table.leases.acked_w[0], table.leases.heard_mono_ns[0]) == (7, 900.0, M0_NS + 5)

@@ -256,5 +256,5 @@ def test_an_answer_to_a_renewal_that_was_never_sent_is_no_evidence() -> None:
     fleet.arrivals.append(Arrival(answer, fleet.mono_ns))
     fleet.run(20)
     gateways = fleet.state.fleet.gateways
-    gateway = fleet.state.fleet.gateway_of_no[1]
+    gateway = fleet.state.fleet.gateway_row(1)
     assert gateways.acked_seq[gateway] == gateways.renewed_seq[gateway] < 2**62

@@ -60,7 +60,7 @@ def test_a_device_that_leaves_is_released_where_it_holds_its_lease(changes: dict
     assert fleet.devices[0].setpoint_w is None
     fleet.run(2)
     table = fleet.state.fleet
-    assert table.leases.state[0] == LeaseState.NONE or table.leases.gateway[0] == table.gateway_of_no[2]
+    assert table.leases.state[0] == LeaseState.NONE or table.leases.gateway[0] == table.gateway_row(2)
 
 
 def test_a_suspended_device_whose_release_is_lost_is_released_where_it_was_although_it_has_moved() -> None:
@@ -118,4 +118,4 @@ def test_a_new_owner_releases_a_device_that_moved_while_nobody_owned_the_shard(k
     replay(fleet.state, recorded if knows_frames else Recorded(registry=[moved]), fleet.now_ns, fleet.mono_ns)
     fleet.cycle()
     assert told(fleet.frames[-1], 1) == [(1, CommandKind.RELEASE)]
-    assert np.all(fleet.state.fleet.leases.gateway[:3] == fleet.state.fleet.gateway_of_no[1])
+    assert np.all(fleet.state.fleet.leases.gateway[:3] == fleet.state.fleet.gateway_row(1))

@@ -46,7 +46,7 @@ def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_
     fresh: list[int] = []
     gateways: list[int] = []
     for index, batch in enumerate(batches):
-        gateway = table.gateway_of_no.get(batch.gateway_no, 0)
+        gateway = table.gateway_row(batch.gateway_no)
         if batch.batch_seq != NO_SEQ and gateway > 0 and _is_repeated(table, gateway, batch.batch_seq):
             table.counters[gateway, _ACCEPTED] += len(batch)
             table.counters[gateway, _DUPLICATE] += len(batch)
@@ -77,7 +77,7 @@ def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_
 def apply_acks(table: FleetTable, batches: Sequence[AckBatch], received_mono_ns: Sequence[int], now_ns: int) -> int:
     """Fold what devices and gateways answered, in order; return how many refusals there were."""
     sizes = [len(batch) for batch in batches]
-    gateways = np.array([table.gateway_of_no.get(batch.gateway_no, 0) for batch in batches], np.int32)
+    gateways = table.gateway_rows(np.array([batch.gateway_no for batch in batches], np.int32))
     received_ns = np.array(received_mono_ns, np.int64)
     table.gateways.heard_mono_ns[gateways] = received_ns
     return fold_acks(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from unisono.base.errors import NotFound
 from unisono.fleet.table import FleetTable
 from unisono.fleet.trust import LeaseState, SuspectReason
@@ -23,10 +25,10 @@ class Snapshot:
 
     def device(self, device_id: str) -> DeviceState:
         """Return the state of a device by its id; raises NotFound."""
-        row = self._table.row_of_device_id.get(device_id, -1)
-        if row < 0:
+        rows = np.flatnonzero(self._table.device_ids[: self._table.n_devices] == device_id.encode())
+        if not rows.size:
             raise NotFound("device", device_id)
-        return self.row(row)
+        return self.row(int(rows[0]))
 
     def device_no(self, device_no: int) -> DeviceState:
         """Return the state of a device by its number; raises NotFound."""
@@ -48,7 +50,7 @@ class Snapshot:
         offset_s = None if source == _NONE_CODE else _known(slots.offset_s[source, row])
         return DeviceState(
             device_no=int(nameplate.device_no[row]),
-            device_id=table.device_ids[row],
+            device_id=table.device_id(row),
             technology=int(nameplate.technology[row]),
             lifecycle=int(nameplate.lifecycle[row]),
             trust=int(picture.trust[row]),

@@ -6,11 +6,12 @@ taken from the table anew in each cycle and not kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unisono.base.calendar import zone
 from unisono.base.errors import InvalidInput
@@ -28,7 +29,7 @@ from unisono.fleet.columns import (
     allocate,
     grown,
 )
-from unisono.model.registry import DeviceRecord, GatewayRecord, PortfolioRecord
+from unisono.model.registry import DeviceColumns, DeviceRecord, GatewayRecord, PortfolioRecord, kinds_of
 from unisono.model.technology import CommandKind
 
 # The kinds that a setpoint in watts can be said in. A device is steered with the first of them that it names.
@@ -39,6 +40,8 @@ STEERABLE_KINDS: Final = (
     CommandKind.TEMPERATURE_OFFSET,
 )
 NOT_CONTROLLABLE: Final = 255
+# Three letters, an underscore and a ULID (`base.ids`).
+ID_DTYPE: Final = np.dtype("S30")
 # Slower is not a ramp but a device that does not follow; it also keeps divisions finite.
 RAMP_LEAST_W_PER_S: Final = 0.1
 # A revision is per thing; the first of each is above this.
@@ -46,6 +49,10 @@ NO_REVISION: Final = -1
 _NEVER_NS: Final = 2**62
 # An asked opt-out is remembered so long after its end: a request may come twice, minutes apart at most.
 OPT_OUT_KEPT_S: Final = 24 * 3600
+
+A = TypeVar("A", bound=np.generic)
+Ids = NDArray[np.bytes_]
+Places = NDArray[np.intp]
 
 
 @dataclass(slots=True)
@@ -78,12 +85,15 @@ class FleetTable:
     version: int = 0
     # -1 where there is no such device here.
     row_of_device: I4 = field(default_factory=lambda: np.full(64, -1, np.int32))
-    device_ids: list[str] = field(default_factory=list)
-    organisation_ids: list[str] = field(default_factory=list)
-    row_of_device_id: dict[str, int] = field(default_factory=dict)
-    site_of_no: dict[int, int] = field(default_factory=dict)
-    gateway_of_no: dict[int, int] = field(default_factory=lambda: {-1: 0})
-    gateway_revisions: dict[int, int] = field(default_factory=dict)
+    # By row: the device's id, and its organisation as a place in ``organisations``.
+    device_ids: Ids = field(default_factory=lambda: np.zeros(64, ID_DTYPE))
+    organisation: I4 = field(default_factory=lambda: np.zeros(64, np.int32))
+    organisations: list[str] = field(default_factory=list)
+    # Rows of sites and gateways by their numbers; -1 where there is none here.
+    site_of_no: I4 = field(default_factory=lambda: np.full(64, -1, np.int32))
+    gateway_of_no: I4 = field(default_factory=lambda: np.full(16, -1, np.int32))
+    # By row of the gateway.
+    gateway_revision: I8 = field(default_factory=lambda: np.full(16, NO_REVISION, np.int64))
     # Windows [start_ns, end_ns) in which the owner wants the device left alone; only rows that have any.
     opt_outs_of_row: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     # The same by request id, heard during operation: a later registry record does not take them back, the owner does.
@@ -101,30 +111,44 @@ class FleetTable:
 
     def upsert_device(self, record: DeviceRecord) -> bool:
         """Enrol the device or replace what is known of it; an old or repeated revision changes nothing (False)."""
-        row = self.row(record.device_no)
-        if row < 0:
-            row = self._new_row(record)
-        elif record.revision <= self.nameplate.revision[row]:
-            return False
-        self.organisation_ids[row] = record.organisation_id
-        for name, value in _nameplate_values(record).items():
-            getattr(self.nameplate, name)[row] = value
-        self.nameplate.site[row] = self._site(record)
-        self.nameplate.gateway[row] = gateway = self._gateway(record.gateway_no)
-        self.gateways.ttl_max_s[gateway] = max(self.gateways.ttl_max_s[gateway], record.command_ttl_s)
-        self.nameplate.zone[row] = self._zone(record.time_zone)
+        return bool(self.upsert_devices(DeviceColumns.of([record])))
+
+    def upsert_devices(self, told: DeviceColumns) -> int:
+        """Do the same for each of many devices and return how many changed; of those told of twice, the newest holds.
+
+        New rows stand in the order in which their devices are told of first.
+        """
+        device_no, revision = told["device_no"], told["revision"]
+        self.row_of_device = _reaching(self.row_of_device, device_no)
+        known = self.row_of_device[device_no]
+        before = np.where(known >= 0, self.nameplate.revision[known], NO_REVISION)
+        at = _newest(device_no, revision)
+        at = at[revision[at] > before[at]]
+        if not at.size:
+            return 0
+        self._add_rows(told, _firsts(device_no, known < 0))
+        rows = self.row_of_device[device_no[at]]
+        self.organisation[rows] = self._organisations(told["organisation_id"][at])
+        self._set_nameplate(told, at, rows)
+        self._set_places(told, at, rows)
+        self._set_all_opt_outs(told, at, rows)
         self.seasons_looked_at = -1
-        self._set_opt_outs(row, [(o.start_ns, o.end_ns) for o in record.opt_outs])
         self.version += 1
-        return True
+        return int(at.size)
 
     def upsert_gateway(self, record: GatewayRecord) -> bool:
         """Note the gateway; an old or repeated revision changes nothing (False)."""
-        if record.revision <= self.gateway_revisions.get(record.gateway_no, NO_REVISION):
-            return False
-        self.gateway_revisions[record.gateway_no] = record.revision
-        self._gateway(record.gateway_no)
-        return True
+        return bool(self.upsert_gateways([record]))
+
+    def upsert_gateways(self, records: Sequence[GatewayRecord]) -> int:
+        """Note these gateways and return how many of them are told of anew."""
+        gateway_no = np.array([record.gateway_no for record in records], np.int64)
+        revision = np.array([record.revision for record in records], np.int64)
+        at = _newest(gateway_no, revision)
+        rows = self._gateways(gateway_no)[at]
+        is_news = revision[at] > self.gateway_revision[rows]
+        self.gateway_revision[rows[is_news]] = revision[at][is_news]
+        return int(is_news.sum())
 
     def upsert_portfolio(self, record: PortfolioRecord) -> bool:
         """Set the portfolio's present members; an old or repeated revision changes nothing (False)."""
@@ -164,6 +188,31 @@ class FleetTable:
         """Return the row of a device, -1 if it is not here."""
         return int(self.row_of_device[device_no]) if 0 <= device_no < self.row_of_device.size else -1
 
+    def device_id(self, row: int) -> str:
+        """Return the id of the device at ``row``."""
+        return bytes(self.device_ids[row]).decode()
+
+    def organisation_id(self, row: int) -> str:
+        """Return the id of the organisation whose device is at ``row``."""
+        return self.organisations[int(self.organisation[row])]
+
+    def is_of_organisation(self, organisation_id: str) -> NDArray[np.bool_]:
+        """Return of each row whether its device is that organisation's."""
+        if organisation_id not in self.organisations:
+            return np.zeros(self.n_devices, np.bool_)
+        place = np.int32(self.organisations.index(organisation_id))
+        return np.equal(self.organisation[: self.n_devices], place)
+
+    def gateway_rows(self, gateway_nos: I4 | I8) -> I4:
+        """Return the rows of gateways; 0 for -1 (none) and for strangers."""
+        inside = (gateway_nos >= 0) & (gateway_nos < self.gateway_of_no.size)
+        return np.maximum(np.where(inside, self.gateway_of_no[np.where(inside, gateway_nos, 0)], 0), 0)
+
+    def gateway_row(self, gateway_no: int) -> int:
+        """Return the row of a gateway; 0 for -1 (none) and for a stranger."""
+        inside = 0 <= gateway_no < self.gateway_of_no.size
+        return max(int(self.gateway_of_no[gateway_no]), 0) if inside else 0
+
     def set_opt_out(self, row: int, request_id: str, window: tuple[int, int]) -> bool:
         """Note a request's window [start_ns, end_ns) in which the device is left alone; False if that changes nothing.
 
@@ -200,100 +249,151 @@ class FleetTable:
             else:
                 del self.asked_opt_outs_of_row[row]
 
-    def _set_opt_outs(self, row: int, windows: Sequence[tuple[int, int]]) -> None:
-        if windows or row in self.opt_outs_of_row:
-            self.opt_outs_of_row[row] = list(windows)
+    def _set_all_opt_outs(self, told: DeviceColumns, at: Places, rows: I4) -> None:
+        had = self.opt_outs_of_row.keys() & set(rows.tolist()) if self.opt_outs_of_row else set()
+        windows_of_row = {
+            int(self.row_of_device[told["device_no"][place]]): [(o.start_ns, o.end_ns) for o in told.opt_outs[place]]
+            for place in told.opt_outs.keys() & set(at.tolist())
+        }
+        for row in had | windows_of_row.keys():
+            self.opt_outs_of_row[row] = windows_of_row.get(row, [])
             self.picture.is_opted_out[row] = 0
             self.opt_outs_due_ns = 0
 
-    def _new_row(self, record: DeviceRecord) -> int:
-        row = self.n_devices
-        if row == self.nameplate.device_no.size:
-            n = 2 * row
-            self.nameplate, self.slots = grown(self.nameplate, n), grown(self.slots, n)
-            self.picture, self.leases = grown(self.picture, n), grown(self.leases, n)
-        if record.device_no >= self.row_of_device.size:
-            longer = np.full(max(2 * self.row_of_device.size, record.device_no + 1), -1, np.int32)
-            longer[: self.row_of_device.size] = self.row_of_device
-            self.row_of_device = longer
-        self.row_of_device[record.device_no] = row
-        self.row_of_device_id[record.device_id] = row
-        self.device_ids.append(record.device_id)
-        self.organisation_ids.append(record.organisation_id)
-        self.n_devices += 1
-        return row
+    def _add_rows(self, told: DeviceColumns, at: Places) -> None:
+        """Give the devices at these places the next rows."""
+        first, end = self.n_devices, self.n_devices + at.size
+        size = self.nameplate.device_no.size
+        while size < end:
+            size *= 2
+        if size > self.nameplate.device_no.size:
+            self.nameplate, self.slots = grown(self.nameplate, size), grown(self.slots, size)
+            self.picture, self.leases = grown(self.picture, size), grown(self.leases, size)
+            self.device_ids, self.organisation = _longer(self.device_ids, size), _longer(self.organisation, size)
+        ids = told["device_id"][at]
+        assert ids.dtype.itemsize <= ID_DTYPE.itemsize, f"a device id has at most {ID_DTYPE.itemsize} bytes"
+        self.device_ids[first:end] = ids
+        self.row_of_device[told["device_no"][at]] = np.arange(first, end)
+        self.n_devices = end
 
-    def _site(self, record: DeviceRecord) -> int:
-        """Return the row of the record's site and take its limits from the newest record."""
-        site = self.site_of_no.get(record.site_no)
-        if site is None:
-            site = self.site_of_no[record.site_no] = self.n_sites
-            if site == self.sites.site_no.size:
-                self.sites = grown(self.sites, 2 * site)
-            self.sites.site_no[site] = record.site_no
-            self.n_sites += 1
-        self.sites.export_limit_w[site] = record.export_limit_w if record.export_is_allowed else 0.0
-        self.sites.import_limit_w[site] = record.import_limit_w
-        return site
+    def _set_nameplate(self, told: DeviceColumns, at: Places, rows: I4) -> None:
+        for name, values in _nameplate_values(told, at).items():
+            getattr(self.nameplate, name)[rows] = values
 
-    def _zone(self, time_zone: str) -> int:
+    def _set_places(self, told: DeviceColumns, at: Places, rows: I4) -> None:
+        """Set site, gateway and zone; a site takes its limits from the record that is told last."""
+        self.nameplate.site[rows] = sites = self._sites(told["site_no"][at])
+        self.sites.export_limit_w[sites] = np.where(told["export_is_allowed"], told["export_limit_w"], 0.0)[at]
+        self.sites.import_limit_w[sites] = told["import_limit_w"][at]
+        self.nameplate.gateway[rows] = gateways = self._gateways(told["gateway_no"][at])
+        np.maximum.at(self.gateways.ttl_max_s, gateways, told["command_ttl_s"][at].astype(np.float32))
+        self.nameplate.zone[rows] = _coded(told["time_zone"][at], self._zone)
+
+    def _sites(self, site_nos: I8) -> I4:
+        """Return the rows of sites, which are made where there are none."""
+        self.site_of_no = _reaching(self.site_of_no, site_nos)
+        fresh = site_nos[_firsts(site_nos, self.site_of_no[site_nos] < 0)]
+        first, end = self.n_sites, self.n_sites + fresh.size
+        while self.sites.site_no.size < end:
+            self.sites = grown(self.sites, 2 * self.sites.site_no.size)
+        self.sites.site_no[first:end] = fresh
+        self.site_of_no[fresh] = np.arange(first, end)
+        self.n_sites = end
+        return self.site_of_no[site_nos]
+
+    def _gateways(self, gateway_nos: I8) -> I4:
+        """Return the rows of gateways, which are made where there are none; 0 for -1."""
+        self.gateway_of_no = _reaching(self.gateway_of_no, gateway_nos)
+        is_fresh = (gateway_nos >= 0) & (self.gateway_of_no[gateway_nos] < 0)
+        fresh = gateway_nos[_firsts(gateway_nos, is_fresh)]
+        first, end = self.n_gateways, self.n_gateways + fresh.size
+        while self.gateways.gateway_no.size < end:
+            size = 2 * self.gateways.gateway_no.size
+            self.gateways = grown(self.gateways, size)
+            self.counters = np.concatenate([self.counters, np.zeros_like(self.counters)])
+            self.gateway_revision = _longer(self.gateway_revision, size, NO_REVISION)
+        self.gateways.gateway_no[first:end] = fresh
+        self.gateway_of_no[fresh] = np.arange(first, end)
+        self.n_gateways = end
+        return self.gateway_rows(gateway_nos)
+
+    def _zone(self, time_zone: bytes) -> int:
         """Return the index of the zone; one that this machine does not know counts as UTC."""
-        if time_zone not in self.zones:
+        name = time_zone.decode()
+        if name not in self.zones:
             try:
-                zone(time_zone)
+                zone(name)
             except InvalidInput:
                 return 0
-            self.zones.append(time_zone)
-        return self.zones.index(time_zone)
+            self.zones.append(name)
+        return self.zones.index(name)
 
-    def _gateway(self, gateway_no: int) -> int:
-        gateway = self.gateway_of_no.get(gateway_no)
-        if gateway is None:
-            gateway = self.gateway_of_no[gateway_no] = self.n_gateways
-            if gateway == self.gateways.gateway_no.size:
-                self.gateways = grown(self.gateways, 2 * gateway)
-                self.counters = np.concatenate([self.counters, np.zeros_like(self.counters)])
-            self.gateways.gateway_no[gateway] = gateway_no
-            self.n_gateways += 1
-        return gateway
+    def _organisations(self, ids: NDArray[np.bytes_]) -> I4:
+        def place(organisation_id: bytes) -> int:
+            name = organisation_id.decode()
+            if name not in self.organisations:
+                self.organisations.append(name)
+            return self.organisations.index(name)
+
+        return _coded(ids, place)
 
 
-def _nameplate_values(record: DeviceRecord) -> dict[str, Any]:
-    ratings, limits = record.ratings, record.limits
-    kinds = [kind for kind in record.control_kinds if kind in STEERABLE_KINDS]
-    return {
-        "device_no": record.device_no,
-        "revision": record.revision,
-        "technology": record.technology,
-        "lifecycle": record.lifecycle,
-        "power_max_w": ratings.power_max_w,
-        "power_min_w": ratings.power_min_w,
-        "rating_w": max(abs(ratings.power_max_w), abs(ratings.power_min_w)),
-        "energy_capacity_wh": ratings.energy_capacity_wh,
-        "charge_efficiency_frac": ratings.charge_efficiency_frac,
-        "discharge_efficiency_frac": ratings.discharge_efficiency_frac,
-        "ramp_w_per_s": max(ratings.ramp_w_per_s, RAMP_LEAST_W_PER_S),
-        "power_step_min_w": ratings.power_step_min_w,
-        "is_on_off": ratings.is_on_off,
-        "min_on_s": ratings.min_on_s,
-        "min_off_s": ratings.min_off_s,
-        "notice_s": ratings.notice_s,
-        "duration_max_s": ratings.duration_max_s,
-        "rebound_frac": ratings.rebound_frac,
-        "soc_reserve_frac": limits.soc_reserve_frac,
-        "soc_max_frac": limits.soc_max_frac,
-        "comfort_low_degc": limits.comfort_low_degc,
-        "comfort_high_degc": limits.comfort_high_degc,
-        "ready_by_ns": limits.ready_by_ns,
-        "needed_energy_wh": limits.needed_energy_wh,
-        "events_per_season_max": min(limits.events_per_season_max, 2**31 - 1),
-        "export_is_allowed": record.export_is_allowed,
-        "latitude_deg": record.latitude_deg,
-        "longitude_deg": record.longitude_deg,
-        "period_s": record.telemetry_period_s,
-        "latency_s": record.command_latency_s,
-        "ttl_s": record.command_ttl_s,
-        "control_kind": kinds[0] if kinds else NOT_CONTROLLABLE,
-        "fallback": record.fallback,
-        "merit_micros_per_kwh": record.merit_micros_per_kwh,
+def _newest(numbers: I8, revisions: I8) -> Places:
+    """Return the place of each number's highest revision, in growing order; of equal ones the first."""
+    in_order = np.lexsort((-np.arange(numbers.size), revisions, numbers))
+    is_last = np.append(numbers[in_order][1:] != numbers[in_order][:-1], True)
+    return np.sort(in_order[is_last[: in_order.size]])
+
+
+def _firsts(numbers: I8, is_meant: NDArray[np.bool_]) -> Places:
+    """Return the first place of each number among those that are meant, in growing order."""
+    meant = np.flatnonzero(is_meant)
+    return np.sort(meant[np.unique(numbers[meant], return_index=True)[1]])
+
+
+def _coded(values: NDArray[np.bytes_], code_of: Callable[[bytes], int]) -> I4:
+    """Return the code of each value; ``code_of`` is asked once for each that differs, in the order of their places."""
+    different, firsts, index = np.unique(values, return_index=True, return_inverse=True)
+    codes = np.zeros(different.size, np.int32)
+    for which in np.argsort(firsts).tolist():
+        codes[which] = code_of(bytes(different[which]))
+    return codes[index]
+
+
+def _reaching(row_of_no: I4, numbers: I8) -> I4:
+    """Return an index that has room for all numbers."""
+    size = int(numbers.max(initial=-1)) + 1
+    return row_of_no if size <= row_of_no.size else _longer(row_of_no, max(2 * row_of_no.size, size), -1)
+
+
+def _longer(array: NDArray[A], size: int, missing: int = 0) -> NDArray[A]:
+    fresh = np.full(size, missing, array.dtype) if missing else np.zeros(size, array.dtype)
+    fresh[: array.size] = array
+    return fresh
+
+
+# Columns of the nameplate that are told as they are kept.
+_AS_TOLD: Final = (
+    *("device_no", "revision", "technology", "lifecycle", "power_max_w", "power_min_w", "energy_capacity_wh"),
+    *("charge_efficiency_frac", "discharge_efficiency_frac", "power_step_min_w", "is_on_off", "min_on_s", "min_off_s"),
+    *("notice_s", "duration_max_s", "rebound_frac", "soc_reserve_frac", "soc_max_frac", "comfort_low_degc"),
+    *("comfort_high_degc", "ready_by_ns", "needed_energy_wh", "export_is_allowed", "latitude_deg", "longitude_deg"),
+    *("fallback", "merit_micros_per_kwh"),
+)
+
+
+def _nameplate_values(told: DeviceColumns, at: Places) -> dict[str, NDArray[Any]]:
+    return {name: told[name][at] for name in _AS_TOLD} | {
+        "rating_w": np.maximum(np.abs(told["power_max_w"][at]), np.abs(told["power_min_w"][at])),
+        "ramp_w_per_s": np.maximum(told["ramp_w_per_s"][at], RAMP_LEAST_W_PER_S),
+        "events_per_season_max": np.minimum(told["events_per_season_max"][at], 2**31 - 1),
+        "period_s": told["telemetry_period_s"][at],
+        "latency_s": told["command_latency_s"][at],
+        "ttl_s": told["command_ttl_s"][at],
+        "control_kind": _coded(told["control_kinds"][at], _steered_with),
     }
+
+
+def _steered_with(code: bytes) -> int:
+    """Return the first of a device's kinds that a setpoint can be said in."""
+    return next((kind for kind in kinds_of(code) if kind in STEERABLE_KINDS), NOT_CONTROLLABLE)

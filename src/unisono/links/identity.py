@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
+from unisono.model.registry import DeviceColumns, GatewayRecord, RegistryBatch
 from unisono.model.technology import Lifecycle
 from unisono.wire.idtable import NOT_FOUND, IdTable
 
@@ -52,7 +52,8 @@ class Identity:
 
     def fold(self, batch: RegistryBatch) -> list[str]:
         """Take a batch in; return the ids of gateways that may no longer be connected (revoked, or another secret)."""
-        self._fold_devices([record for record in batch.records if isinstance(record, DeviceRecord)])
+        for columns in batch.all_devices():
+            self._fold_devices(columns)
         gateways = [record for record in batch.records if isinstance(record, GatewayRecord)]
         return [record.gateway_id for record in gateways if self._fold_gateway(record)]
 
@@ -87,24 +88,18 @@ class Identity:
         owner = self.gateway_of_device[np.where(in_range, device_nos, 0)]
         return np.where(in_range & (owner == gateway_no) & (gateway_no >= 0), device_nos, NOT_FOUND).astype(np.int32)
 
-    def _fold_devices(self, records: list[DeviceRecord]) -> None:
-        if not records:
-            return
-        self._grow(max(record.device_no for record in records) + 1)
-        newest: dict[int, DeviceRecord] = {}
-        for record in records:
-            if record.revision > self._revision_of_device[record.device_no]:
-                self._revision_of_device[record.device_no] = record.revision
-                newest[record.device_no] = record
-        if not newest:
-            return
-        nos = np.fromiter(newest, np.int32, len(newest))
-        self.devices.put([record.device_id for record in newest.values()], nos)
-        self.gateway_of_device[nos] = np.fromiter(
-            (NO_GATEWAY if record.lifecycle == Lifecycle.RETIRED else record.gateway_no for record in newest.values()),
-            np.int32,
-            len(newest),
-        )
+    def _fold_devices(self, told: DeviceColumns) -> None:
+        device_no, revision = told["device_no"], told["revision"]
+        self._grow(int(device_no.max(initial=-1)) + 1)
+        # In growing order of revisions, so that of a device told of twice the newest holds.
+        at = np.argsort(revision, kind="stable")
+        at = at[revision[at] > self._revision_of_device[device_no[at]]]
+        nos = device_no[at]
+        fresh = at[self._revision_of_device[nos] < 0]
+        self.devices.put(told["device_id"][fresh], device_no[fresh].astype(np.int32))
+        self._revision_of_device[nos] = revision[at]
+        owner = np.where(told["lifecycle"] == Lifecycle.RETIRED, NO_GATEWAY, told["gateway_no"])
+        self.gateway_of_device[nos] = owner[at]
 
     def _fold_gateway(self, record: GatewayRecord) -> bool:
         if record.revision <= self._revision_of_gateway.get(record.gateway_no, -1):

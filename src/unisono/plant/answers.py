@@ -47,8 +47,7 @@ def _page(state: PlantState, query: DevicePage, now_ns: int, mono_ns: int) -> De
     if query.trust >= 0:
         passes &= table.picture.trust[rows] == query.trust
     if query.organisation_id:
-        owners = table.organisation_ids
-        passes &= np.fromiter((owners[row] == query.organisation_id for row in rows.tolist()), bool, rows.size)
+        passes &= table.is_of_organisation(query.organisation_id)[rows]
     rows = rows[passes]
     rows = rows[np.argsort(table.nameplate.device_no[rows], kind="stable")]
     limit = min(max(query.limit, 1), PAGE_MAX)

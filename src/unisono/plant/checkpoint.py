@@ -20,7 +20,7 @@ from unisono.base.errors import DamagedRecord
 from unisono.brain.dispatch.controller import ActiveDispatch
 from unisono.brain.dispatch.members import Members, member_dtypes
 from unisono.fleet.columns import GROUPS, N_SOURCES, columns_of
-from unisono.fleet.table import FleetTable, Portfolio
+from unisono.fleet.table import ID_DTYPE, FleetTable, Portfolio
 from unisono.model.dispatch import Dispatch
 from unisono.model.ingest import FOLD_COUNTER_NAMES
 from unisono.model.totals import LogEntry
@@ -90,11 +90,7 @@ class _Header(msgspec.Struct):
     n_sites: int
     n_gateways: int
     version: int
-    device_ids: list[str]
-    organisation_ids: list[str]
-    site_of_no: dict[int, int]
-    gateway_of_no: dict[int, int]
-    gateway_revisions: dict[int, int]
+    organisations: list[str]
     zones: list[str]
     opt_outs_of_row: dict[int, list[tuple[int, int]]]
     asked_opt_outs_of_row: dict[int, dict[str, tuple[int, int]]]
@@ -114,9 +110,19 @@ _STATE_FIELDS: Final = (
     "indexed_version", "folded_mono_ns", "ended", "pending_log", "trimmed",
 )  # fmt: skip
 _TABLE_FIELDS: Final = (
-    "n_devices", "n_sites", "n_gateways", "version", "device_ids", "organisation_ids", "site_of_no", "gateway_of_no",
-    "gateway_revisions", "zones", "opt_outs_of_row", "asked_opt_outs_of_row", "opt_outs_due_ns",
+    "n_devices", "n_sites", "n_gateways", "version", "organisations",
+    "zones", "opt_outs_of_row", "asked_opt_outs_of_row", "opt_outs_due_ns",
 )  # fmt: skip
+# What the table keeps besides its columns, in this order.
+_TABLE_ARRAYS: Final = {
+    "counters": np.dtype(np.int64),
+    "row_of_device": np.dtype(np.int32),
+    "device_ids": ID_DTYPE,
+    "organisation": np.dtype(np.int32),
+    "site_of_no": np.dtype(np.int32),
+    "gateway_of_no": np.dtype(np.int32),
+    "gateway_revision": np.dtype(np.int64),
+}
 
 
 def checkpoint(state: PlantState, carried: Carried, now_ns: int, monotonic_ns: int) -> bytes:
@@ -154,8 +160,8 @@ def restore(
     queue = iter(arrays)
     for name, group in zip(_GROUP_FIELDS, GROUPS, strict=True):
         setattr(table, name, group(*(next(queue) for _ in columns_of(group))))
-    table.counters, table.row_of_device = next(queue), next(queue)
-    table.row_of_device_id = {device_id: row for row, device_id in enumerate(table.device_ids)}
+    for name in _TABLE_ARRAYS:
+        setattr(table, name, next(queue))
     for part in header.portfolios:
         table.portfolios[part.portfolio_no] = Portfolio(
             part.portfolio_no, part.portfolio_id, part.organisation_id, part.revision, next(queue), next(queue)
@@ -191,7 +197,7 @@ def _arrays(state: PlantState) -> list[NDArray[Any]]:
     """Return all arrays in the order in which they are written and read."""
     table = state.fleet
     arrays: list[NDArray[Any]] = [array for name in _GROUP_FIELDS for array in getattr(table, name)]
-    arrays += [table.counters, table.row_of_device]
+    arrays += [getattr(table, name) for name in _TABLE_ARRAYS]
     for portfolio in table.portfolios.values():
         arrays += [portfolio.device_nos, portfolio.rows]
     for active in state.dispatches.values():
@@ -219,7 +225,7 @@ def _read(payload: bytes) -> tuple[_Header, list[NDArray[Any]]]:
             at += arrays[-1].nbytes
     except (msgspec.DecodeError, ValueError, TypeError) as wrong:
         raise DamagedRecord("checkpoint", str(wrong)) from wrong
-    expected = [dtype for group in _columns() for _, dtype in group] + [np.dtype(np.int64), np.dtype(np.int32)]
+    expected = [dtype for group in _columns() for _, dtype in group] + list(_TABLE_ARRAYS.values())
     expected += [np.dtype(np.int32)] * 2 * len(header.portfolios)
     expected += [*(dtype for _, dtype in member_dtypes(Members)), np.dtype(np.float64)] * len(header.dispatches)
     if [array.dtype for array in arrays] != expected:
@@ -240,6 +246,7 @@ def _schema_digest() -> bytes:
         "groups": list(zip(_GROUP_FIELDS, _columns(), strict=True)),
         "sources": N_SOURCES,
         "counters": FOLD_COUNTER_NAMES,
+        "table": list(_TABLE_ARRAYS.items()),
         "members": member_dtypes(Members),
     }
     structs = {

@@ -10,7 +10,6 @@ import dataclasses
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unisono.base.instants import NS_PER_S
 from unisono.base.kernel import kernel
@@ -34,7 +33,7 @@ def in_their_clocks(table: FleetTable, frames: CommandFrames) -> CommandFrames:
     lead = np.zeros(len(frames), np.float32)
     lead[is_command] = lead_s(table, table.row_of_device[frames.device_no[is_command]])
     if not is_command.all():
-        gateways = np.array([table.gateway_of_no[no] for no in frames.gateway_no[~is_command].tolist()], np.intp)
+        gateways = table.gateway_rows(frames.gateway_no[~is_command])
         lead[~is_command] = _of_gateways(table, gateways)
     if not lead.any():
         return frames
@@ -48,7 +47,7 @@ def lead_s(table: FleetTable, rows: I4) -> F4:
     return lead
 
 
-def _of_gateways(table: FleetTable, gateways: NDArray[np.intp]) -> F4:
+def _of_gateways(table: FleetTable, gateways: I4) -> F4:
     """Return the least lead of the devices behind each of ``gateways``."""
     least = np.zeros(table.n_gateways, np.float32)
     least[gateways] = np.float32(CLOCK_BOUND_S)

@@ -88,7 +88,7 @@ def fold_frames(state: PlantState, frames: CommandFrames, now_ns: int, monotonic
     references_w, setpoints_w = _references_and_setpoints(state, frames, rows, active_of_no)
     told = Told(
         row=rows,
-        gateway=_gateways(table.gateway_of_no, frames.gateway_no),
+        gateway=table.gateway_rows(frames.gateway_no),
         seq=frames.seq.astype(np.int64),
         kind=frames.kind.astype(np.uint8),
         dispatch_no=frames.dispatch_no.astype(np.int32),
@@ -158,12 +158,6 @@ def _rows(row_of_device: I4, device_no: I4) -> I4:
     return rows
 
 
-def _gateways(gateway_of_no: dict[int, int], gateway_no: I4) -> I4:
-    """Return the rows of the gateways; 0 for strangers."""
-    numbers, index = np.unique(gateway_no, return_inverse=True)
-    return np.array([gateway_of_no.get(no, 0) for no in numbers.tolist()], np.int32)[index]
-
-
 def _references_and_setpoints(
     state: PlantState, frames: CommandFrames, rows: I4, active_of_no: dict[int, ActiveDispatch]
 ) -> tuple[F4, F4]:
@@ -189,7 +183,7 @@ def _references_and_setpoints(
 def _fold_renewals(state: PlantState, frames: CommandFrames, mono_ns: int) -> None:
     table = state.fleet
     for at in np.flatnonzero(frames.device_no < 0).tolist():
-        gateway = table.gateway_of_no.get(int(frames.gateway_no[at]), 0)
+        gateway = table.gateway_row(int(frames.gateway_no[at]))
         if gateway:
             table.gateways.renewed_mono_ns[gateway] = mono_ns
             table.gateways.renewed_seq[gateway] = frames.seq[at]

@@ -208,8 +208,8 @@ def _fold_opt_out(state: PlantState, request: OptOutChange, now_ns: int) -> None
         LogEntry(
             at_ns=now_ns,
             kind=OPT_OUT_WITHDRAWN if is_known else OPTED_OUT,
-            organisation_id=table.organisation_ids[row],
-            subject_id=table.device_ids[row],
+            organisation_id=table.organisation_id(row),
+            subject_id=table.device_id(row),
             body={
                 "request_id": request.request_id,
                 "start_ns": request.start_ns,

@@ -28,7 +28,7 @@ from unisono.fleet.seasons import begin_seasons
 from unisono.fleet.trust import LeaseState, SuspectReason, reconcile, suspect
 from unisono.model.batches import AckBatch, CommandFrames, ReadingBatch
 from unisono.model.dispatch import Request
-from unisono.model.registry import DeviceRecord, GatewayRecord, RegistryBatch
+from unisono.model.registry import GatewayRecord, PortfolioRecord, RegistryBatch
 from unisono.model.totals import LogEntry, OutcomeBatch, ShardTotals
 from unisono.plant.clocks import in_their_clocks
 from unisono.plant.events import run_dispatches
@@ -126,12 +126,13 @@ def take_requests(state: PlantState, requests: Sequence[Request], now_ns: int) -
 
 
 def _fold_registry(state: PlantState, batch: RegistryBatch) -> None:
+    for columns in batch.all_devices():
+        state.fleet.upsert_devices(columns)
+    gateways = [record for record in batch.records if isinstance(record, GatewayRecord)]
+    if gateways:
+        state.fleet.upsert_gateways(gateways)
     for record in batch.records:
-        if isinstance(record, DeviceRecord):
-            state.fleet.upsert_device(record)
-        elif isinstance(record, GatewayRecord):
-            state.fleet.upsert_gateway(record)
-        else:
+        if isinstance(record, PortfolioRecord):
             state.fleet.upsert_portfolio(record)
 
 
@@ -199,8 +200,8 @@ def _suspicion(state: PlantState, row: int, now_ns: int) -> LogEntry:
     return LogEntry(
         at_ns=now_ns,
         kind=SUSPECTED,
-        organisation_id=table.organisation_ids[row],
-        subject_id=table.device_ids[row],
+        organisation_id=table.organisation_id(row),
+        subject_id=table.device_id(row),
         body={
             "reason": SuspectReason(int(table.picture.suspect_code[row])).name.lower(),
             "power_w": float(table.picture.power_w[row]),

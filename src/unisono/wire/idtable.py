@@ -18,6 +18,8 @@ NOT_FOUND: Final = -1
 _SLOTS_MIN: Final = 64
 
 Bytes = NDArray[np.uint8]
+# Text, or its UTF-8 in an array of a fixed width.
+Ids = Sequence[str] | NDArray[np.bytes_]
 
 
 @kernel("u8(u1[::1], i8, i8)")
@@ -111,20 +113,19 @@ class IdTable:
     def __len__(self) -> int:
         return self._n
 
-    def put(self, ids: Sequence[str], values: NDArray[np.int32]) -> None:
+    def put(self, ids: Ids, values: NDArray[np.int32]) -> None:
         """Map each id to its value; one that is there already gets the new value."""
         assert len(ids) == values.size, "one value an id"
-        assert all(ids), "an id has at least one character"
-        known = self.find(ids) != NOT_FOUND
-        is_there = dict(zip(ids, known.tolist(), strict=True))
-        self._n += sum(not there for there in is_there.values())
         text, starts, lengths = _joined(ids)
+        assert lengths.all(), "an id has at least one character"
+        is_new = self.find(ids) == NOT_FOUND
+        self._n += int(np.unique(np.asarray(ids)[is_new]).size)
         offset = self._append(text)
         if 2 * self._n > self.hashes.size:
             self._rebuild()
         self._insert(starts + offset, lengths, values.astype(np.int32))
 
-    def find(self, ids: Sequence[str]) -> NDArray[np.int32]:
+    def find(self, ids: Ids) -> NDArray[np.int32]:
         """Return the value of each id, NOT_FOUND where there is none."""
         found = np.empty(len(ids), np.int32)
         text, starts, lengths = _joined(ids)
@@ -160,7 +161,11 @@ class IdTable:
         _insert(self.pool, starts, lengths, values, self.hashes, self.starts, self.lengths, self.values, self.pool)
 
 
-def _joined(ids: Sequence[str]) -> tuple[Bytes, NDArray[np.int64], NDArray[np.int64]]:
+def _joined(ids: Ids) -> tuple[Bytes, NDArray[np.int64], NDArray[np.int64]]:
+    if isinstance(ids, np.ndarray):
+        width = ids.dtype.itemsize
+        text = np.ascontiguousarray(ids).view(np.uint8)
+        return text, np.arange(ids.size, dtype=np.int64) * width, np.strings.str_len(ids).astype(np.int64)
     parts = [text.encode("utf-8", "surrogatepass") for text in ids]
     lengths = np.fromiter((len(part) for part in parts), np.int64, len(parts))
     starts = np.zeros(len(parts), np.int64)
