@@ -15,7 +15,7 @@ from unisono.base.errors import DamagedRecord
 from unisono.fleet import columns
 from unisono.fleet.columns import F4, I4, Leases
 from unisono.plant import checkpoint as module
-from unisono.plant.checkpoint import SCHEMA_DIGEST, Carried, checkpoint, restore
+from unisono.plant.checkpoint import SCHEMA_DIGEST, Carried, Image, bytes_of, checkpoint, restore
 
 HEAD = 16 + len(SCHEMA_DIGEST)
 
@@ -55,6 +55,18 @@ def test_what_was_written_is_read() -> None:
     state, carried = restore(PAYLOAD, FLEET.state.config, 2, FLEET.now_ns, FLEET.mono_ns)
     assert (state.n_devices, carried.positions) == (3, {"READINGS": 5})
     read(changed_arrays(-2, ("<f4", [3])))
+
+
+def test_an_image_is_of_the_instant_at_which_it_was_taken_whatever_room_it_was_given() -> None:
+    fleet = a_fleet()
+    carried, room = Carried({"READINGS": 5}), np.ones(bytes_of(fleet.state) + 5, np.uint8)
+    payload = checkpoint(fleet.state, carried, fleet.now_ns, fleet.mono_ns)
+    images = [
+        Image(fleet.state, carried, fleet.now_ns, fleet.mono_ns, given) for given in (room, np.ones(3, np.uint8), None)
+    ]
+    fleet.cycle()
+    assert [b"".join(image.parts()) for image in images] == [payload] * 3
+    assert checkpoint(fleet.state, carried, fleet.now_ns, fleet.mono_ns) != payload
 
 
 @given(bit=st.integers(0, 8 * len(PAYLOAD) - 1))

@@ -18,8 +18,9 @@ from unisono.bus.consumers import KeptMessage
 from unisono.model.dispatch import TargetPoint, encode_request
 from unisono.model.registry import RegistryBatch, encode_registry
 from unisono.model.totals import OutcomeBatch
-from unisono.plant.checkpoint import Carried, checkpoint
+from unisono.plant.checkpoint import Carried, checkpoint, restore
 from unisono.plant.state import PlantConfig, PlantState
+from unisono.services.checkpoints import newest
 from unisono.services.realtime import RealtimeSettings, _Loop
 from unisono.services.shard_lease import ShardLease
 
@@ -239,3 +240,40 @@ def test_what_is_for_the_event_log_reaches_it_once_whenever_the_owner_is_killed(
 async def sent(loop: _Loop) -> None:
     async with asyncio.timeout(20.0), running(loop.outbound.send()):
         await until(lambda: not loop.outbound.records())
+
+
+def test_cycles_go_on_while_a_checkpoint_is_written_and_what_they_say_waits_for_the_next_one(tmp_path: Path) -> None:
+    fleet = fleet_of([battery(no, merit=no) for no in range(1, 4)])
+    spec = dispatch_of(fleet, 8_000.0, start_ns=fleet.now_ns + 60 * NS_PER_S)
+    spec = msgspec.structs.replace(spec, targets=(TargetPoint(spec.start_ns, 8_000.0),))
+    later = msgspec.structs.replace(spec, dispatch_id="dsp_later", dispatch_no=spec.dispatch_no + 1)
+    records = (*(device.record for device in fleet.devices), *fleet.portfolios)
+
+    async def scenario() -> None:
+        with nats_engine(tmp_path) as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                await bus.publish_kept("registry.0", encode_registry(RegistryBatch(records)))
+                await bus.publish_kept("requests.0", encode_request(spec))
+                loop = loop_of(bus, tmp_path, fleet, epoch=1)
+                await catch_up(loop)
+                await loop._cycle()
+                image, n_held = await loop._image(), len(loop._held)
+                positions = dict(loop.inbox.positions)
+                await bus.publish_kept("requests.0", encode_request(later))
+                await catch_up(loop)
+                await loop._cycle()
+                assert loop._state.dispatches.keys() == {spec.dispatch_id, "dsp_later"}
+                await loop._keep(image, n_held)
+                assert len(loop.outbound.records()) == 1, "the image knows the first cycle's entries only"
+                assert len(loop._held) == 1
+                with newest(tmp_path / "shard-0.ucp") as payload:
+                    state, carried = restore(payload, PlantConfig(), 2, fleet.now_ns, fleet.mono_ns)
+                assert state.dispatches.keys() == {spec.dispatch_id}
+                assert carried.positions == positions
+                assert [message.payload for message in carried.unsent] == [loop.outbound.records()[0].payload]
+                await loop._save()
+                assert len(loop.outbound.records()) == 2
+                loop.close()
+
+    asyncio.run(scenario())

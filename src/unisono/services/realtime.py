@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,10 +24,11 @@ from unisono.bus import subjects
 from unisono.bus.connection import Bus
 from unisono.model.queries import Refused, decode_query, encode_answer
 from unisono.plant.answers import answer
-from unisono.plant.checkpoint import Carried, Unsent, checkpoint, restore
+from unisono.plant.checkpoint import Carried, Image, Unsent, bytes_of, restore
 from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
 from unisono.plant.step import StepResult, step
+from unisono.services.checkpoints import Checkpoints, newest
 from unisono.services.outbound import Outbound, Worth, command_messages
 from unisono.services.realtime_inbox import Inbox
 from unisono.services.shard_lease import LostLease, ShardLease
@@ -38,10 +38,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-# Checkpoints after commands may take this share of the time: one in each cycle of 4 s up to 200 ms of writing, which is
-# some 80,000 devices (10,000 take 10 MB and 25 ms); beyond, they are as much rarer.
-_WRITING_FRAC = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +93,8 @@ class _Loop:
         # Outcomes with entries of the event log that no checkpoint holds yet, and those after them: a cycle that is
         # told and then forgotten would be told twice.
         self._held: list[tuple[Unsent, Worth]] = []
+        self._saves = Checkpoints(settings.checkpoint_path, clock)
+        self._saving: asyncio.Task[None] | None = None
         self.inbox = Inbox(bus, settings.shard, clock, carried.positions)
         self.outbound = Outbound(bus)
         for message in carried.unsent:
@@ -109,18 +107,19 @@ class _Loop:
         cycle_ns = round(self._settings.plant.cycle_s * NS_PER_S)
         due_ns = self._clock.monotonic_ns()
         rest_ns = round(self._settings.checkpoint_every_s * NS_PER_S)
-        saved_ns, pause_ns = due_ns, 0
+        saved_ns, is_to_save_soon = due_ns, False
         while True:
             if not self._lease.is_held():
                 raise LostLease(self._settings.shard, self._lease.epoch)
             began_ns = self._clock.monotonic_ns()
-            has_commanded = await self._cycle()
-            is_to_save_soon = has_commanded or bool(self._held)
-            if began_ns - saved_ns >= (min(pause_ns, rest_ns) if is_to_save_soon else rest_ns):
-                writing_ns = self._clock.monotonic_ns()
-                await self._save()
-                pause_ns = round((self._clock.monotonic_ns() - writing_ns) / _WRITING_FRAC)
-                saved_ns = began_ns
+            is_to_save_soon |= await self._cycle() or bool(self._held)
+            if self._saving is not None and self._saving.done():
+                self._saving.result()
+                self._saving = None
+            pause_ns = min(self._saves.pause_ns, rest_ns) if is_to_save_soon else rest_ns
+            if self._saving is None and began_ns - saved_ns >= pause_ns:
+                self._saving = asyncio.create_task(self._keep(await self._image(), len(self._held)))
+                saved_ns, is_to_save_soon = began_ns, False
             due_ns += cycle_ns * (1 + max(0, self._clock.monotonic_ns() - due_ns) // cycle_ns)
             await asyncio.sleep(max(0, due_ns - self._clock.monotonic_ns()) / NS_PER_S)
 
@@ -131,8 +130,11 @@ class _Loop:
         return await self._in_worker(self._answer, payload)
 
     def close(self) -> None:
-        """Let the running step finish and end the worker."""
+        """Let the running step finish and end the worker; a checkpoint on its way is kept, or leaves the old one."""
+        if self._saving is not None:
+            self._saving.cancel()
         self._worker.shutdown(wait=True)
+        self._saves.close()
 
     async def _catch_up(self) -> None:
         """Fold everything that was on the streams when we came, without deciding or sending anything."""
@@ -175,12 +177,24 @@ class _Loop:
             self.outbound.put(outcomes, worth)
 
     async def _save(self) -> None:
-        """Write the checkpoint beside the old one, sync, rename; then send what waited for it."""
+        """Write a checkpoint of the newest cycle, and return when it is durable."""
+        await self._keep(await self._image(), len(self._held))
+
+    async def _image(self) -> Image:
+        """Take the image of the newest cycle; no cycle runs meanwhile, and none need wait for its way to the disk."""
         unsent = (*self.outbound.records(), *(message for message, _ in self._held))
-        await self._in_worker(self._write_checkpoint, Carried(dict(self.inbox.positions), unsent))
-        for message, worth in self._held:
+        carried = Carried(dict(self.inbox.positions), unsent)
+        room = await self._saves.room(await self._in_worker(bytes_of, self._state))
+        return await self._in_worker(
+            Image, self._state, carried, self._clock.wall_ns(), self._clock.monotonic_ns(), room
+        )
+
+    async def _keep(self, image: Image, n_held: int) -> None:
+        """Write the image beside the old checkpoint, sync, rename; then send the first ``n_held``, which it has."""
+        await self._saves.write(image)
+        for message, worth in self._held[:n_held]:
             self.outbound.put(message, worth)
-        self._held.clear()
+        del self._held[:n_held]
 
     async def _in_worker(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
@@ -205,22 +219,12 @@ class _Loop:
             return encode_answer(Refused(reason=f"not a query: {foreign}"))
         return encode_answer(answer(self._state, query, self._clock.wall_ns(), self._clock.monotonic_ns()))
 
-    def _write_checkpoint(self, carried: Carried) -> None:
-        path = self._settings.checkpoint_path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(checkpoint(self._state, carried, self._clock.wall_ns(), self._clock.monotonic_ns()))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-
     def _newest_state(self) -> tuple[PlantState, Carried]:
         """Return the checkpoint's state under our epoch, or an empty one that replays the streams from their start."""
         settings, epoch = self._settings, self._lease.epoch
         try:
-            payload = settings.checkpoint_path.read_bytes()
-            return restore(payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns())
+            with newest(settings.checkpoint_path) as payload:
+                return restore(payload, settings.plant, epoch, self._clock.wall_ns(), self._clock.monotonic_ns())
         except FileNotFoundError:
             log.info("no checkpoint; the streams are read from their start")
         except DamagedRecord as damaged:
