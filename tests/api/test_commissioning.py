@@ -46,7 +46,7 @@ def announced(plant: Plant) -> list[Any]:
     with plant.database.begin() as connection:
         rows = outbox.waiting(connection, 10_000)
     batches = [decode_registry(row.payload) for row in rows if row.subject.startswith("registry.")]
-    return [one for batch in batches for one in batch.records if one.organisation_id == plant.organisation_id]
+    return [one for batch in batches for one in batch.everything() if one.organisation_id == plant.organisation_id]
 
 
 def test_a_declared_device_without_a_gateway_goes_nowhere_but_to_retired(plant: Plant) -> None:

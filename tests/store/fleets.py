@@ -6,7 +6,8 @@ from sqlalchemy import Connection
 
 from unisono.model.ratings import OwnerLimits, Ratings
 from unisono.model.technology import Lifecycle, Technology
-from unisono.store.enrolment import Enrolled, NewDevice, NewGateway, NewSite, enrol
+from unisono.store.enrolment import Enrolled, NewDevice, enrol
+from unisono.store.new_places import NewGateway, NewSite
 
 NOW_NS = 1_795_000_000_000_000_000
 # Everything that would be NaN when left out is given, so that records can be compared.

@@ -180,8 +180,10 @@ def test_everything_can_be_announced_again_for_a_stream_that_was_lost(database: 
         assert announce_everything(connection, NOW_NS) == 6
         again = outbox.waiting(connection)
     assert [decode_request(row.payload) for row in again if row.subject == "requests.0"] == [kept]
-    records = [record for row in again[:-1] for record in decode_registry(row.payload).records]
-    before = [record for row in first if row.subject == "registry.0" for record in decode_registry(row.payload).records]
+    records = [record for row in again[:-1] for record in decode_registry(row.payload).everything()]
+    before = [
+        record for row in first if row.subject == "registry.0" for record in decode_registry(row.payload).everything()
+    ]
     assert sorted(map(repr, records)) == sorted(map(repr, before))
 
 

@@ -15,13 +15,14 @@ from unisono.model.registry import DeviceRecord, GatewayRecord, PortfolioRecord,
 from unisono.model.technology import Lifecycle, Technology
 from unisono.store import device_records, devices, gateways, organisations, outbox, portfolios
 from unisono.store.database import Database
-from unisono.store.enrolment import NewDevice, NewSite, enrol
+from unisono.store.enrolment import NewDevice, enrol
+from unisono.store.new_places import NewSite
 
 
 def announced(database: Database) -> list[RegistryRecord]:
     with database.begin() as connection:
         rows = [row for row in outbox.waiting(connection, 1000) if row.subject.startswith("registry.")]
-    return [record for row in rows for record in decode_registry(row.payload).records]
+    return [record for row in rows for record in decode_registry(row.payload).everything()]
 
 
 def test_five_thousand_devices_are_enrolled_and_announced(database: Database, organisation_id: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import numpy as np
 from ulid import ULID
 
 from unisono.base.errors import InvalidInput
@@ -33,6 +34,11 @@ PREFIX_OF_KIND: Final = {
     "alarm": "alm",
     "agreement": "agr",
 }
+RANDOM_BYTES: Final = 10
+_BITS_PER_LETTER: Final = 5
+_RANDOM_LETTERS: Final = 8 * RANDOM_BYTES // _BITS_PER_LETTER
+_ALPHABET: Final = np.frombuffer(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", "S1")
+_WEIGHT_OF_BIT: Final = np.array([16, 8, 4, 2, 1], np.uint8)
 _ID = re.compile(r"^([a-z]{3})_([0-7][0-9A-HJKMNP-TV-Z]{25})$")
 
 
@@ -42,9 +48,22 @@ def new_id(kind: str, at_ns: int, randomness: bytes) -> str:
     >>> new_id("site", 1772992799500000000, bytes(10))
     'sit_01KK79P8RC0000000000000000'
     """
-    assert len(randomness) == 10, "a ULID has 80 random bits"
+    assert len(randomness) == RANDOM_BYTES, "a ULID has 80 random bits"
     stamp = (at_ns // NS_PER_MS).to_bytes(6, "big")
     return f"{PREFIX_OF_KIND[kind]}_{ULID(stamp + randomness)}"
+
+
+def new_ids(kind: str, at_ns: int, randomness: bytes) -> list[str]:
+    """Return one id of that instant for every 10 bytes of ``randomness``: the same that ``new_id`` makes, in one go.
+
+    >>> new_ids("site", 1772992799500000000, bytes(20)) == [new_id("site", 1772992799500000000, bytes(10))] * 2
+    True
+    """
+    assert len(randomness) % RANDOM_BYTES == 0, "a ULID has 80 random bits"
+    prefix = new_id(kind, at_ns, bytes(RANDOM_BYTES))[:-_RANDOM_LETTERS]
+    bits = np.unpackbits(np.frombuffer(randomness, np.uint8)).reshape(-1, _RANDOM_LETTERS, _BITS_PER_LETTER)
+    letters = _ALPHABET[bits @ _WEIGHT_OF_BIT]
+    return [prefix + text.decode() for text in letters.view(f"S{_RANDOM_LETTERS}").ravel().tolist()]
 
 
 def check_id(kind: str, text: str, field: str) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from unisono.model.ratings import OptOut, OwnerLimits, Ratings
-from unisono.model.registry import DeviceRecord
+from unisono.model.registry import DeviceColumns, DeviceRecord
 from unisono.store import outbox
 from unisono.store.tables.devices import DEVICE, DEVICE_RATING, GATEWAY, OPT_OUT
 from unisono.store.tables.places import CONNECTION_POINT, SITE
@@ -55,6 +55,14 @@ def announce(
     for shard, records in records_of_shard.items():
         outbox.put_records(connection, shard, records, organisation_id, now_ns)
     return [record for _, record in found]
+
+
+def columns_of_shards(connection: Connection, device_nos: Collection[int], now_ns: int) -> dict[int, DeviceColumns]:
+    """Return the present records of these devices as columns, for each shard that has any of them."""
+    found = _with_shard(connection, device_nos, now_ns)
+    return {
+        shard: DeviceColumns.of([record for of, record in found if of == shard]) for shard in {of for of, _ in found}
+    }
 
 
 def _with_shard(connection: Connection, device_nos: Collection[int], now_ns: int) -> list[tuple[int, DeviceRecord]]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Table, text
 
-from unisono.base.ids import new_id
+from unisono.base.ids import RANDOM_BYTES, new_id, new_ids
 
 # One owner of everything for now; the number is part of the layout (subjects, files), so that it changes by migration.
 N_SHARDS: Final = 1
@@ -16,7 +16,12 @@ N_SHARDS: Final = 1
 
 def fresh_id(kind: str, now_ns: int) -> str:
     """Return an id of that kind that nobody else has."""
-    return new_id(kind, now_ns, secrets.token_bytes(10))
+    return new_id(kind, now_ns, secrets.token_bytes(RANDOM_BYTES))
+
+
+def fresh_ids(kind: str, now_ns: int, n: int) -> list[str]:
+    """Return ``n`` ids of that kind that nobody else has."""
+    return new_ids(kind, now_ns, secrets.token_bytes(RANDOM_BYTES * n))
 
 
 def shard_of_site(site_id: str) -> int:

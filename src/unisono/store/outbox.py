@@ -5,18 +5,21 @@ One relay at a time reads it (two would publish twice, in another order). Receiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
 from unisono.model.dispatch import Request, encode_request
-from unisono.model.registry import RegistryBatch, RegistryRecord, encode_registry
+from unisono.model.registry import DeviceColumns, RegistryBatch, RegistryRecord, encode_registry
 from unisono.store.identity import N_SHARDS
 from unisono.store.tables.operations import OUTBOX
 
 # A device's record takes some 1.3 kB; a message of 1.3 MB stays far below the bus's 8 MB.
 RECORDS_PER_MESSAGE = 1000
+# As columns some 0.3 kB, and 3 kB if all texts of one are as long as they may be: 6 MB at the most.
+DEVICES_PER_MESSAGE = 2000
 
 
 class OutboxRow(msgspec.Struct, frozen=True):
@@ -46,6 +49,25 @@ def put_records(
     for first in range(0, len(records), RECORDS_PER_MESSAGE):
         batch = RegistryBatch(tuple(records[first : first + RECORDS_PER_MESSAGE]))
         put(connection, f"registry.{shard}", encode_registry(batch), organisation_id, now_ns)
+
+
+def put_devices(
+    connection: Connection,
+    shards: Sequence[int],
+    facts: Mapping[str, Sequence[Any]],
+    organisation_id: str,
+    now_ns: int,
+) -> None:
+    """Add the records of many devices as columns (lists of ``model.registry.FIELDS``), each for its shard."""
+    for shard in sorted(set(shards)):
+        mine = [at for at, of in enumerate(shards) if of == shard]
+        for first in range(0, len(mine), DEVICES_PER_MESSAGE):
+            part = mine[first : first + DEVICES_PER_MESSAGE]
+            lists = {
+                name: values if len(values) == 1 else [values[at] for at in part] for name, values in facts.items()
+            }
+            batch = RegistryBatch(devices=DeviceColumns.of_facts(len(part), lists))
+            put(connection, f"registry.{shard}", encode_registry(batch), organisation_id, now_ns)
 
 
 def put_request(

@@ -7,7 +7,7 @@ A fact told as null is taken back: it is again what it is when a device is enrol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 from pydantic import BeforeValidator, Field
@@ -84,7 +84,7 @@ _SAME_LIMIT: Final = (
     "events_per_season_max",
 )
 # Where each fact is kept, and how it is said there.
-_RATING_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+RATING_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "max_discharge_kw": ("power_max_w", w_of_kw),
     "max_charge_kw": ("power_min_w", _import_w),
     "capacity_kwh": ("energy_capacity_wh", wh_of_kwh),
@@ -92,12 +92,12 @@ _RATING_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "min_power_kw": ("power_step_min_w", w_of_kw),
     **{name: (name, _as_told) for name in (*_SAME_RATING, *_SAME_BLOCK)},
 }
-_LIMIT_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+LIMIT_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "ready_by": ("ready_by_ns", _as_told),
     "needed_energy_kwh": ("needed_energy_wh", wh_of_kwh),
     **{name: (name, _as_told) for name in _SAME_LIMIT},
 }
-_COLUMN_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+COLUMN_OF_FACT: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "control_kinds": ("control_kinds", _kind_codes),
     "fallback": ("fallback", _fallback_code),
     "merit_usd_per_kwh": ("merit_micros_per_kwh", _micros),
@@ -193,7 +193,7 @@ class DeviceFacts(Asked):
 
         What is told as null is that of ``defaults`` (None: of ``base``).
         """
-        ratings = self._over(base, defaults or base, _RATING_OF_FACT)
+        ratings = self._over(base, defaults or base, RATING_OF_FACT)
         is_new = not base.power_max_w and not base.power_min_w
         is_cleared = defaults is not None and "max_charge_kw" in self.cleared
         if technology is Technology.BESS and self.max_charge_kw is None and (is_new or is_cleared):
@@ -203,7 +203,7 @@ class DeviceFacts(Asked):
 
     def limits_from(self, base: OwnerLimits, defaults: OwnerLimits | None = None) -> OwnerLimits:
         """Return what the owner allows: what is told, else that of ``base``; as null, that of ``defaults``."""
-        limits = self._over(base, defaults or base, _LIMIT_OF_FACT)
+        limits = self._over(base, defaults or base, LIMIT_OF_FACT)
         if defaults is not None and "soc_reserve_frac" in self.cleared:
             reserve_frac = min(limits.soc_reserve_frac, limits.soc_max_frac)
             return msgspec.structs.replace(limits, soc_reserve_frac=reserve_frac)
@@ -224,54 +224,84 @@ class DeviceFacts(Asked):
         ``ttl_s`` None, or told as null: as long as suits the latency. Raises InvalidInput for a life too short to be
         renewed.
         """
-        latency_s = _or(self.command_latency_s, LATENCY_S if "command_latency_s" in self.cleared else latency_s)
-        ttl_s = None if "command_ttl_s" in self.cleared else ttl_s
-        suits_s = max(TTL_S, TTL_LATENCIES * latency_s)
-        ttl_s = _or(self.command_ttl_s, suits_s if ttl_s is None else ttl_s)
-        if ttl_s < TTL_LATENCIES_MIN * latency_s:
-            rule = f"must be at least {TTL_LATENCIES_MIN:g} times command_latency_s ({latency_s:g} s)"
-            raise InvalidInput("command_ttl_s", ttl_s, rule)
-        return latency_s, ttl_s
+        cleared = self.cleared
+        latency_s = _or(self.command_latency_s, LATENCY_S if "command_latency_s" in cleared else latency_s)
+        kept_s = None if "command_ttl_s" in cleared else ttl_s
+        return lease_of(latency_s, kept_s if self.command_ttl_s is None else self.command_ttl_s)
 
     def columns(self) -> dict[str, Any]:
         """Return what else is told, as ``store.enrolment.NewDevice`` names and codes it; as null, what it takes."""
         told = {}
-        for fact in self.model_fields_set & _COLUMN_OF_FACT.keys():
-            column, convert = _COLUMN_OF_FACT[fact]
+        for fact in self.model_fields_set & COLUMN_OF_FACT.keys():
+            column, convert = COLUMN_OF_FACT[fact]
             value = getattr(self, fact)
             told[column] = _DEFAULT_OF_COLUMN[column] if value is None else convert(value)
         return told
 
     def check(self, technology: Technology, lifecycle: Lifecycle, ratings: Ratings, limits: OwnerLimits) -> None:
-        """Raise InvalidInput unless the whole of what is known of a device, with these facts told, makes sense.
+        """Raise as the function of that name does, for these facts."""
+        check(self, technology, lifecycle, ratings, limits)
 
-        A device may be declared before its power is known; a store's energy is part of what is declared.
-        """
-        self._check_essentials(technology, lifecycle, ratings)
-        _check_order("soc_reserve_frac", limits.soc_reserve_frac, "soc_max_frac", limits.soc_max_frac)
-        _check_order("comfort_low_degc", limits.comfort_low_degc, "comfort_high_degc", limits.comfort_high_degc)
-        has_instant = limits.ready_by_ns != MISSING_NS
-        if has_instant != (limits.needed_energy_wh > 0.0):
-            value = format_rfc3339(limits.ready_by_ns) if has_instant else None
-            raise InvalidInput("ready_by", value, "needs needed_energy_kwh beside it, and the other way round")
-        if ratings.energy_capacity_wh:
-            needed_kwh, capacity_kwh = kwh_of_wh(limits.needed_energy_wh), kwh_of_wh(ratings.energy_capacity_wh)
-            _check_order("needed_energy_kwh", needed_kwh, "capacity_kwh", capacity_kwh)
 
-    def _check_essentials(self, technology: Technology, lifecycle: Lifecycle, ratings: Ratings) -> None:
-        name = technology.asset_type
-        # Without it nobody knows when the store is empty: a bess could do nothing, a car would be drained.
-        is_store = technology is Technology.BESS or (technology in _IS_CAR and ratings.power_max_w > 0.0)
-        if is_store and ratings.energy_capacity_wh <= 0.0:
-            which = name if technology is Technology.BESS else f"{name} that feeds in"
-            raise InvalidInput("capacity_kwh", self.capacity_kwh, f"must be given for {which}, and be above 0")
-        if lifecycle is Lifecycle.DECLARED:
-            return
-        rule = f"must be given for {name} that is not only declared, and be above 0"
-        if technology in _FEEDS_IN and ratings.power_max_w <= 0.0:
-            raise InvalidInput("max_discharge_kw", self.max_discharge_kw, rule)
-        if technology not in _FEEDS_IN and ratings.power_min_w >= 0.0:
-            raise InvalidInput("max_charge_kw", self.max_charge_kw, rule)
+def lease_of(latency_s: float, ttl_s: float | None) -> tuple[float, float]:
+    """Return both; without a life, one that suits the latency. InvalidInput for a life too short to be renewed."""
+    ttl_s = _or(ttl_s, max(TTL_S, TTL_LATENCIES * latency_s))
+    if ttl_s < TTL_LATENCIES_MIN * latency_s:
+        rule = f"must be at least {TTL_LATENCIES_MIN:g} times command_latency_s ({latency_s:g} s)"
+        raise InvalidInput("command_ttl_s", ttl_s, rule)
+    return latency_s, ttl_s
+
+
+class Powers(Protocol):
+    """What is told of a device's power and energy; None: nothing."""
+
+    @property
+    def max_discharge_kw(self) -> float | None:
+        """Into the grid."""
+        ...
+
+    @property
+    def max_charge_kw(self) -> float | None:
+        """Out of the grid."""
+        ...
+
+    @property
+    def capacity_kwh(self) -> float | None:
+        """Usable energy."""
+        ...
+
+
+def check(told: Powers, technology: Technology, lifecycle: Lifecycle, ratings: Ratings, limits: OwnerLimits) -> None:
+    """Raise InvalidInput unless the whole of what is known of a device makes sense, with what was told of it just now.
+
+    A device may be declared before its power is known; a store's energy is part of what is declared.
+    """
+    _check_essentials(told, technology, lifecycle, ratings)
+    _check_order("soc_reserve_frac", limits.soc_reserve_frac, "soc_max_frac", limits.soc_max_frac)
+    _check_order("comfort_low_degc", limits.comfort_low_degc, "comfort_high_degc", limits.comfort_high_degc)
+    has_instant = limits.ready_by_ns != MISSING_NS
+    if has_instant != (limits.needed_energy_wh > 0.0):
+        value = format_rfc3339(limits.ready_by_ns) if has_instant else None
+        raise InvalidInput("ready_by", value, "needs needed_energy_kwh beside it, and the other way round")
+    if ratings.energy_capacity_wh:
+        needed_kwh, capacity_kwh = kwh_of_wh(limits.needed_energy_wh), kwh_of_wh(ratings.energy_capacity_wh)
+        _check_order("needed_energy_kwh", needed_kwh, "capacity_kwh", capacity_kwh)
+
+
+def _check_essentials(told: Powers, technology: Technology, lifecycle: Lifecycle, ratings: Ratings) -> None:
+    name = technology.asset_type
+    # Without it nobody knows when the store is empty: a bess could do nothing, a car would be drained.
+    is_store = technology is Technology.BESS or (technology in _IS_CAR and ratings.power_max_w > 0.0)
+    if is_store and ratings.energy_capacity_wh <= 0.0:
+        which = name if technology is Technology.BESS else f"{name} that feeds in"
+        raise InvalidInput("capacity_kwh", told.capacity_kwh, f"must be given for {which}, and be above 0")
+    if lifecycle is Lifecycle.DECLARED:
+        return
+    rule = f"must be given for {name} that is not only declared, and be above 0"
+    if technology in _FEEDS_IN and ratings.power_max_w <= 0.0:
+        raise InvalidInput("max_discharge_kw", told.max_discharge_kw, rule)
+    if technology not in _FEEDS_IN and ratings.power_min_w >= 0.0:
+        raise InvalidInput("max_charge_kw", told.max_charge_kw, rule)
 
 
 def _check_order(field: str, value: float, above: str, most_value: float) -> None:

@@ -10,22 +10,22 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy import Connection, text
 
 from unisono.api.context import ApiContext
-from unisono.api.enrolment.line import EnrolmentLine, parse_line
-from unisono.api.enrolment.places import place_of_zip
-from unisono.api.enrolment.rows import FirstWords, Row, fields_of, reference_of, rows_of, spans_with
+from unisono.api.enrolment.new_devices import NewDevices
+from unisono.api.enrolment.rows import Row, fields_of, reference_of, rows_of, spans_with
 from unisono.base.errors import CallerError, Conflict, InvalidInput, Unavailable
 from unisono.base.rule_words import plain_value
-from unisono.base.units import w_of_kw
-from unisono.model.technology import Lifecycle
 from unisono.model.totals import LogEntry
-from unisono.store import enrolment, event_log, job_secrets, jobs, keys
-from unisono.store.enrolment import Enrolled, NewDevice, NewGateway, NewSite
+from unisono.store import enrolment, event_log, jobs, keys
+from unisono.store.enrolment import Enrolled, NewDevice
 from unisono.store.job_secrets import SEED_BYTES
 from unisono.store.jobs import Job, RowError
 
@@ -37,58 +37,13 @@ WORKER: Final = "enrolment"
 # Any number, the same for all; held for as long as a job is worked on.
 WORKER_LOCK: Final = 7_233_004
 # About half a second of work: progress is seen, a crash repeats little, other requests get their turn.
-ROWS_PER_CHUNK: Final = 1000
+ROWS_PER_CHUNK: Final = 5000
 # A job that another process queued, or left, is found within this time.
 LOOK_EVERY_S: Final = 5.0
 # In a job's result: the rows whose device it made, as half-open spans.
 NEW_ROWS: Final = "new_rows"
 # What the tables call in watts, as a line calls it.
 _FIELD_OF_STORE: Final = {"export_limit_w": "site_export_limit_kw", "import_limit_w": "site_import_limit_kw"}
-
-
-def new_device(line: EnrolmentLine, seed: bytes) -> NewDevice:
-    """Return what the store enrols for a line; raises InvalidInput for an unknown ZIP.
-
-    A device without a gateway_reference speaks for itself (a gateway under its own reference), unless it is only
-    declared. A gateway's secret is derived from the job's ``seed``; only its hash goes to the store.
-    """
-    place = place_of_zip(line.zip)
-    export_kw, import_kw = line.site_export_limit_kw, line.site_import_limit_kw
-    site = NewSite(
-        partner_reference=line.site_reference or "",
-        zip=line.zip,
-        time_zone=place.time_zone,
-        latitude_deg=place.latitude_deg if line.latitude_deg is None else line.latitude_deg,
-        longitude_deg=place.longitude_deg if line.longitude_deg is None else line.longitude_deg,
-        export_limit_w=float("inf") if export_kw is None else w_of_kw(export_kw),
-        import_limit_w=float("-inf") if import_kw is None else 0.0 - w_of_kw(import_kw),
-        export_is_allowed=export_kw is None or export_kw > 0,
-        interconnection_status=line.interconnection_status,
-    )
-    reference = gateway_reference(line)
-    gateway = None
-    if reference:
-        secret = job_secrets.gateway_secret(seed, reference)
-        digest = keys.digest(secret)
-        vendor = line.vendor or ""
-        gateway = NewGateway(partner_reference=reference, link=line.link, vendor=vendor, secret_sha256=digest)
-    return NewDevice(
-        site=site,
-        gateway=gateway,
-        partner_reference=line.partner_reference,
-        technology=int(line.technology),
-        lifecycle=int(Lifecycle[line.lifecycle.upper()]),
-        ratings=line.ratings(),
-        limits=line.limits(),
-        **line.columns() | {"command_ttl_s": line.lease()[1]},
-    )
-
-
-def gateway_reference(line: EnrolmentLine) -> str:
-    """Return the reference of the gateway that the line's device is reached through; "" for none."""
-    if line.gateway_reference is not None:
-        return line.gateway_reference
-    return "" if line.lifecycle == "declared" else line.partner_reference
 
 
 class EnrolmentWorker:
@@ -123,15 +78,24 @@ class EnrolmentWorker:
             log.warning("the job goes on elsewhere", extra={"job_id": job.job_id, "why": str(taken_over)})
 
 
+@dataclass(slots=True)
+class _Chunk:
+    """Rows from ``first`` up to ``last``, read."""
+
+    first: int
+    last: int
+    good: list[tuple[Row, NewDevice]] = field(default_factory=list)
+    errors: list[RowError] = field(default_factory=list)
+
+
 class _Run:
     """One job on its way, from where the last worker stopped."""
 
     def __init__(self, context: ApiContext, job: Job, request: bytes) -> None:
         self._context = context
         self._job = job
-        self._seed = request[:SEED_BYTES]
+        self._devices = NewDevices(request[:SEED_BYTES])
         self._rows = rows_of(request[SEED_BYTES:])
-        self._first_words = FirstWords()
         # Rows whose device this job made, in whichever attempt; the others found theirs enrolled.
         self._new_rows: list[list[int]] = job.result.get(NEW_ROWS, [])
 
@@ -139,41 +103,53 @@ class _Run:
         """Enrol what is left; raises Conflict if another worker has taken the job over."""
         for row in self._rows[: self._job.n_done]:
             with contextlib.suppress(InvalidInput):
-                self._device_of(row)
-        for first in range(self._job.n_done, len(self._rows), ROWS_PER_CHUNK):
-            self._chunk(first)
+                self._devices.of(row)
+        for chunk in self._chunks():
+            self._enrol(chunk)
         self._finish()
 
-    def _device_of(self, row: Row) -> NewDevice:
-        """Return what to enrol for a row; raises InvalidInput for what it says, by itself or against an earlier row."""
-        said = parse_line(row.line)
-        device = new_device(said, self._seed)
-        self._first_words.hold_against(row, said)
-        return device
+    def _chunks(self) -> Iterator[_Chunk]:
+        """Yield the chunks that are left; while one is worked on, the next is read."""
+        with ThreadPoolExecutor(1, thread_name_prefix="enrolment-lines") as reader:
+            ahead: deque[Future[_Chunk]] = deque()
+            for first in range(self._job.n_done, len(self._rows), ROWS_PER_CHUNK):
+                ahead.append(reader.submit(self._read, first))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
-    def _chunk(self, first: int) -> None:
-        """Enrol one chunk; a row that is refused is told of and does not hold the others up."""
-        good: list[tuple[Row, NewDevice]] = []
-        errors: list[RowError] = []
-        last = min(first + ROWS_PER_CHUNK, len(self._rows))
-        for row in self._rows[first:last]:
+    def _read(self, first: int) -> _Chunk:
+        """Return what to enrol of a chunk, and why the others are refused."""
+        chunk = _Chunk(first, min(first + ROWS_PER_CHUNK, len(self._rows)))
+        for row in self._rows[first : chunk.last]:
             try:
-                good.append((row, self._device_of(row)))
+                chunk.good.append((row, self._devices.of(row)))
             except InvalidInput as wrong:
-                errors.append(_row_error(row, wrong))
+                chunk.errors.append(_row_error(row, wrong))
+        return chunk
+
+    def _enrol(self, chunk: _Chunk) -> None:
+        """Enrol one chunk; a row that is refused is told of and does not hold the others up."""
         try:
-            self._commit(good, errors, last)
+            self._commit(chunk.good, chunk.errors, chunk.last)
         except Conflict:
             raise
         except CallerError as refused:
-            # The tables refuse something that the line's own rules let pass: find the row by trying each alone.
-            log.warning("a chunk is tried row by row", extra={"job_id": self._job.job_id, "why": str(refused)})
-            for row, device in good:
-                try:
-                    self._commit([(row, device)], [], first)
-                except InvalidInput as wrong:
-                    errors.append(_row_error(row, wrong))
-            self._commit([], errors, last)
+            # The tables refuse something that the line's own rules let pass: find the rows in ever smaller parts.
+            log.warning("a chunk is tried in parts", extra={"job_id": self._job.job_id, "why": str(refused)})
+            self._commit([], [*chunk.errors, *self._refused(chunk.good, chunk.first)], chunk.last)
+
+    def _refused(self, good: Sequence[tuple[Row, NewDevice]], n_done: int) -> list[RowError]:
+        """Enrol what can be of rows that can't be all together; return why the others are refused."""
+        half = len(good) // 2
+        errors: list[RowError] = []
+        for part in (good[:half], good[half:]):
+            try:
+                self._commit(part, [], n_done)
+            except InvalidInput as wrong:
+                errors += [_row_error(part[0][0], wrong)] if len(part) == 1 else self._refused(part, n_done)
+        return errors
 
     def _commit(self, good: Sequence[tuple[Row, NewDevice]], errors: Sequence[RowError], n_done: int) -> None:
         job, now_ns = self._job, self._context.clock.wall_ns()

@@ -44,13 +44,13 @@ class FirstWords:
     def __init__(self) -> None:
         self._first_of_reference: dict[str, Row] = {}
 
-    def hold_against(self, row: Row, said: EnrolmentLine) -> None:
+    def hold_against(self, row: Row, reference: str) -> None:
         """Keep the first word; raises InvalidInput for a later line that says something else of the same device."""
-        first_row = self._first_of_reference.setdefault(said.partner_reference, row)
+        first_row = self._first_of_reference.setdefault(reference, row)
         if first_row is row:
             return
         # Parsed again: kept, 100,000 of them would take hundreds of megabytes.
-        first = parse_line(first_row.line)
+        first, said = parse_line(first_row.line), parse_line(row.line)
         differs = [name for name in EnrolmentLine.model_fields if getattr(first, name) != getattr(said, name)]
         if not differs:
             return

@@ -22,7 +22,7 @@ from unisono.base.instants import format_rfc3339
 from unisono.model.registry import DeviceRecord
 from unisono.model.technology import Lifecycle, Technology
 from unisono.store import devices, enrolment, keys, listings
-from unisono.store.enrolment import NewGateway, Place
+from unisono.store.new_places import NewGateway, Place
 
 router = APIRouter(prefix="/v1", tags=["devices"], responses=PROBLEM_RESPONSES)
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from unisono.api import present
 from unisono.api.auth import Caller, Enroller, Reader
 from unisono.api.context import Context
-from unisono.api.enrolment.job import new_device
 from unisono.api.enrolment.line import line_of_asset
+from unisono.api.enrolment.new_devices import NewDevices
 from unisono.api.event_notes import note
 from unisono.api.idempotency import IdempotencyKey, Once
 from unisono.api.paging import LIMIT_DEFAULT, Cursor, Limit, decode_cursor, encode_cursor, link_next
@@ -203,7 +203,7 @@ def _declared(assets: Sequence[Asset]) -> list[NewDevice]:
     new, found = [], []
     for at, asset in enumerate(assets):
         try:
-            device = new_device(line_of_asset(asset), seed=b"")
+            device = NewDevices(seed=b"").of_line(line_of_asset(asset))
             new.append(msgspec.structs.replace(device, partner_reference=asset.partner_reference or ""))
         except InvalidInput as wrong:
             found.append(InvalidInput(f"assets[{at}].{wrong.field}", wrong.value, wrong.rule))

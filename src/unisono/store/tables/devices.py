@@ -20,7 +20,16 @@ from sqlalchemy import (
     text as literal,
 )
 
-from unisono.store.tables.metadata import METADATA, effective, instant, number, organisation, text, unique_reference
+from unisono.store.tables.metadata import (
+    METADATA,
+    effective,
+    instant,
+    number,
+    organisation,
+    owner,
+    text,
+    unique_reference,
+)
 
 
 def _device() -> Column[int]:
@@ -89,7 +98,7 @@ DEVICE_RATING: Final = Table(
     "device_rating",
     METADATA,
     Column("rating_no", BigInteger, primary_key=True, autoincrement=True),
-    organisation(),
+    owner(),
     _device(),
     *effective(),
     Column("power_max_w", Double, nullable=False),
@@ -125,7 +134,7 @@ DEVICE_TOPOLOGY: Final = Table(
     "device_topology",
     METADATA,
     Column("placement_no", BigInteger, primary_key=True, autoincrement=True),
-    organisation(),
+    owner(),
     _device(),
     text("node_path", None),
     *effective(),

@@ -23,6 +23,11 @@ def organisation() -> Column[str]:
     return Column("organisation_id", Text, ForeignKey("organisation.organisation_id"), nullable=False)
 
 
+def owner() -> Column[str]:
+    """The tenant again, on a row that refers to a device or site of it: one check a row, that of the device or site."""
+    return Column("organisation_id", Text, nullable=False)
+
+
 def number(name: str) -> Column[int]:
     """A small integer for life, given by the database, from 1 on; streams and files carry it instead of the text id."""
     return Column(name, Integer, Identity(always=False, start=1), primary_key=True)

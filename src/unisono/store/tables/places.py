@@ -18,7 +18,16 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from unisono.store.tables.metadata import METADATA, effective, instant, number, organisation, text, unique_reference
+from unisono.store.tables.metadata import (
+    METADATA,
+    effective,
+    instant,
+    number,
+    organisation,
+    owner,
+    text,
+    unique_reference,
+)
 
 SITE: Final = Table(
     "site",
@@ -47,7 +56,7 @@ CONNECTION_POINT: Final = Table(
     "connection_point",
     METADATA,
     Column("connection_point_id", Text, primary_key=True),
-    organisation(),
+    owner(),
     Column("site_no", Integer, ForeignKey("site.site_no"), nullable=False),
     text("utility"),
     text("utility_account"),
