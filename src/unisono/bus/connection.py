@@ -230,6 +230,12 @@ class Bus:
             state = (await self._jetstream.stream_info(stream)).state
         return int(state.first_seq), int(state.last_seq)
 
+    async def size_bytes(self, stream: str) -> int:
+        """Return how much the stream holds."""
+        await self.wait_connected(PUBLISH_TIMEOUT_S)
+        with translated(f"stream {stream}"):
+            return int((await self._jetstream.stream_info(stream)).state.bytes)
+
     async def trim(self, stream: str, below_seq: int) -> None:
         """Let go of every message before ``below_seq``: its readers are past them."""
         await self.wait_connected(PUBLISH_TIMEOUT_S)

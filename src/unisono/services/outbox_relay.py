@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
 from unisono.base.instants import NS_PER_S
+from unisono.services.registry_compaction import Compaction, Stream
 from unisono.store import outbox
 from unisono.store.database import Database
 
@@ -31,8 +32,8 @@ POLL_S: Final = 0.1
 # While a stream or PostgreSQL is away: first try again soon (a restart takes 0.5 s), then every 2 s.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 2.0
-# Rows a round: bounds the transaction and the memory (a registry message may have 1.3 MB).
-ROWS_PER_ROUND: Final = 50
+# Rows a round: bounds the transaction and the memory (a registry message has 0.7 MB, and may have 6 MB).
+ROWS_PER_ROUND: Final = 20
 # Published rows stay for a day, for a look at what happened; the streams hold the messages themselves.
 KEEP_PUBLISHED_S: Final = 24 * 3600
 PRUNE_EVERY_S: Final = 600
@@ -62,7 +63,14 @@ class _Standby(Exception):
 class Relay:
     """One relay: ``round`` publishes what waits; ``run`` calls it for ever."""
 
-    def __init__(self, database: Database, bus: Publisher, clock: Clock, state: RelayState | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Publisher,
+        clock: Clock,
+        state: RelayState | None = None,
+        compaction: Compaction | None = None,
+    ) -> None:
         self._database = database
         self._bus = bus
         self._clock = clock
@@ -70,6 +78,8 @@ class Relay:
         self._lock: ExitStack | None = None
         self._lock_connection: Connection | None = None
         self._pruned_ns = clock.monotonic_ns()
+        self._compaction = compaction
+        self._compacting: asyncio.Task[bool] | None = None
 
     async def round(self) -> int:
         """Publish what waits, oldest first, and mark it; return how many. Stops at the first that can't be published.
@@ -109,6 +119,8 @@ class Relay:
                     await asyncio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
         finally:
+            if self._compacting is not None:
+                self._compacting.cancel()
             await asyncio.shield(asyncio.to_thread(self.release))
 
     def release(self) -> None:
@@ -156,6 +168,12 @@ class Relay:
         if now_ns - self._pruned_ns >= PRUNE_EVERY_S * NS_PER_S:
             self._pruned_ns = now_ns
             await asyncio.to_thread(self._prune)
+            if self._compaction is not None and self._compacting is None:
+                # Beside the rounds: requests need not wait for it.
+                self._compacting = asyncio.create_task(self._compaction.look())
+        if self._compacting is not None and self._compacting.done():
+            compacting, self._compacting = self._compacting, None
+            compacting.result()
 
     def _prune(self) -> None:
         with self._database.begin() as connection:
@@ -169,6 +187,6 @@ def _quietly(close: Callable[[], None]) -> None:
         log.debug("the lock's session is gone already: %s", away)
 
 
-async def run(database: Database, bus: Publisher, clock: Clock, state: RelayState | None = None) -> None:
+async def run(database: Database, bus: Stream, clock: Clock, state: RelayState | None = None) -> None:
     """Relay the outbox until cancelled; waits in standby while another process does it."""
-    await Relay(database, bus, clock, state).run()
+    await Relay(database, bus, clock, state, Compaction(database, bus, clock)).run()

@@ -1,17 +1,30 @@
-"""Announce everything again: for streams that were lost or are new, while PostgreSQL has it all."""
+"""Everything that is enrolled, told again: for streams that were lost, are new, or have grown long."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Column, Connection, select
 
+from unisono.model.registry import RegistryBatch, encode_registry
 from unisono.store import device_records, dispatches, gateways, outbox, portfolios
 from unisono.store.tables.devices import DEVICE, GATEWAY
 from unisono.store.tables.portfolios import PORTFOLIO
 
-_ROWS_PER_READ: Final = 1000
+Message = tuple[str, bytes]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Messages for ``registry.<shard>`` with the records of some things, and the number of the last of them."""
+
+    messages: Sequence[Message]
+    last: int
+    n_records: int
+
+
+Pager = Callable[[Connection, int, int], Page]
 
 
 def announce_everything(connection: Connection, now_ns: int) -> int:
@@ -20,30 +33,46 @@ def announce_everything(connection: Connection, now_ns: int) -> int:
     Whoever knows them already drops them, for no revision is new. Returns how many records and requests that is.
     """
     n = 0
-    for organisation_id, gateway_nos in _numbers(connection, GATEWAY.c.gateway_no, GATEWAY.c.organisation_id):
-        outbox.put_records(connection, 0, gateways.records(connection, gateway_nos), organisation_id, now_ns)
-        n += len(gateway_nos)
-    for organisation_id, device_nos in _numbers(connection, DEVICE.c.device_no, DEVICE.c.organisation_id):
-        n += len(device_records.announce(connection, organisation_id, device_nos, now_ns))
-    for organisation_id, portfolio_nos in _numbers(connection, PORTFOLIO.c.portfolio_no, PORTFOLIO.c.organisation_id):
-        for portfolio_no in portfolio_nos:
-            portfolios.announce(connection, organisation_id, portfolio_no, now_ns)
-        n += len(portfolio_nos)
+    for pager in PAGES:
+        page = pager(connection, 0, now_ns)
+        while page.n_records:
+            for subject, payload in page.messages:
+                outbox.put(connection, subject, payload, "", now_ns)
+            n += page.n_records
+            page = pager(connection, page.last, now_ns)
     for dispatch in dispatches.open_ones(connection):
         outbox.put_request(connection, dispatch, dispatch.organisation_id, now_ns)
         n += 1
     return n
 
 
-def _numbers(connection: Connection, number: Column[int], organisation: Column[str]) -> Iterator[tuple[str, list[int]]]:
-    """Yield the numbers of a table, growing, in lots of one organisation each and at most _ROWS_PER_READ."""
-    lot: list[int] = []
-    owner = ""
-    for at, organisation_id in connection.execute(select(number, organisation).order_by(organisation, number)).all():
-        if lot and (organisation_id != owner or len(lot) == _ROWS_PER_READ):
-            yield owner, lot
-            lot = []
-        owner = organisation_id
-        lot.append(at)
-    if lot:
-        yield owner, lot
+def _gateways(connection: Connection, after: int, _now_ns: int) -> Page:
+    numbers = _numbers(connection, GATEWAY.c.gateway_no, after, outbox.RECORDS_PER_MESSAGE)
+    records = tuple(gateways.records(connection, numbers)) if numbers else ()
+    messages = [("registry.0", encode_registry(RegistryBatch(records)))] if records else []
+    return Page(messages, numbers[-1] if numbers else after, len(records))
+
+
+def _devices(connection: Connection, after: int, now_ns: int) -> Page:
+    numbers = _numbers(connection, DEVICE.c.device_no, after, outbox.DEVICES_PER_MESSAGE)
+    columns = device_records.columns_of_shards(connection, numbers, now_ns)
+    messages = [
+        (f"registry.{shard}", encode_registry(RegistryBatch(devices=devices))) for shard, devices in columns.items()
+    ]
+    return Page(messages, numbers[-1] if numbers else after, len(numbers))
+
+
+def _portfolios(connection: Connection, after: int, _now_ns: int) -> Page:
+    # One at a time: a portfolio may name every device.
+    numbers = _numbers(connection, PORTFOLIO.c.portfolio_no, after, 1)
+    records = portfolios.records(connection, numbers[0]) if numbers else {}
+    messages = [(f"registry.{shard}", encode_registry(RegistryBatch((record,)))) for shard, record in records.items()]
+    return Page(messages, numbers[-1] if numbers else after, len(numbers))
+
+
+def _numbers(connection: Connection, number: Column[Any], after: int, limit: int) -> list[int]:
+    return list(connection.execute(select(number).where(number > after).order_by(number).limit(limit)).scalars())
+
+
+# In the order in which things refer to each other. Each gives the records behind a number, no records at the end.
+PAGES: Final[tuple[Pager, ...]] = (_gateways, _devices, _portfolios)
