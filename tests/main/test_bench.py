@@ -15,8 +15,10 @@ SMALL = [
     ("allocate", 3_000),
     ("cycle", 2_000),
     ("detect", 300),
+    ("enrol", 2_000),
     ("fanout", 3_000),
     ("history", 400),
+    ("start", 2_000),
     ("totals", 3_000),
 ]
 

@@ -16,6 +16,8 @@ BENCHES: Final = {
     "fanout": "a million setpoints from the stream to a thousand gateways, and their renewal",
     "history": "a day of 100 million readings into history and out again",
     "detect": "six hours of a region with liars: who is found, who is accused wrongly",
+    "enrol": "a million devices from NDJSON into PostgreSQL and into realtime's columns",
+    "start": "a million devices, from the start of the process to a true picture",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
 # Benches that know another way for what is acknowledged and kept.
