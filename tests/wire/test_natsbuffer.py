@@ -154,7 +154,7 @@ def test_acknowledged_messages_are_left_to_the_other_reader() -> None:
     stream = framed(subject, payload, 1) + framed(subject, payload, 2) + framed(f"u.{gateway_id(1)}.b", b"{}", 1)
     buffer = np.frombuffer(bytearray(stream), np.uint8)
     scanned = PARSER.scan(buffer, buffer.size, IDENTITY.gateway_of_device)
-    assert (scanned.n_acknowledged, scanned.gateway_no.size, scanned.spills) == (3, 0, ())
+    assert (scanned.n_acknowledged, scanned.singles.gateway_no.size, scanned.spills) == (3, 0, ())
 
 
 def test_more_rows_than_room_are_taken_in_several_scans() -> None:
@@ -165,7 +165,7 @@ def test_more_rows_than_room_are_taken_in_several_scans() -> None:
     n_rows = []
     while buffer.size:
         scanned = parser.scan(buffer, buffer.size, IDENTITY.gateway_of_device)
-        n_rows.append(scanned.gateway_no.size)
+        n_rows.append(scanned.singles.gateway_no.size)
         buffer = buffer[scanned.n_consumed :].copy()
     assert n_rows == [3, 3, 1]
 

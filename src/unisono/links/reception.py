@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unisono.base.errors import InvalidInput
 from unisono.links.identity import Identity
 from unisono.links.tally import Tally
 from unisono.model.batches import NO_SEQ, AckBatch, ReadingBatch
 from unisono.wire.acks import decode_acks
+from unisono.wire.judge import CAUSES, OUT_OF_RANGE, UNKNOWN_DEVICE, Judged
 from unisono.wire.natsbuffer import Scanned
 from unisono.wire.packed import decode_packed
 from unisono.wire.rules import DecodedReadings, RowError, settle
@@ -28,6 +30,15 @@ class Received:
     batch: ReadingBatch | AckBatch
     gateway_id: str = ""
     receipt_seq: int = NO_SEQ
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedBatches:
+    """Batches of several gateways as one message; a receipt is due for each of ``parts`` once it is kept."""
+
+    batch: ReadingBatch
+    # By part: gateway_no, sequence and how many readings are good.
+    parts: NDArray[np.int64]
 
 
 class Reception:
@@ -62,7 +73,9 @@ class Reception:
 
     def overflow(self, batch: ReadingBatch) -> None:
         """Count readings that were accepted here and then went, with their batch, from a full queue."""
-        if batch.gateway_no >= 0:
+        if len(batch.parts):
+            self.tally.add_many(batch.parts[:, 0], "overflowed", batch.parts[:, 2])
+        elif batch.gateway_no >= 0:
             self.tally.add(batch.gateway_no, "overflowed", len(batch))
         else:
             self.tally.add_rows(self.identity.gateway_of_device[batch.device_no], "overflowed")
@@ -90,17 +103,33 @@ class Reception:
         return decoded_rows.batch
 
     def scanned(self, scanned: Scanned, known_ns: int) -> ReadingBatch:
-        """Return the readings that the kernel found as one batch; refused ones are counted."""
-        decoded = settle(scanned.readings, [], known_ns=known_ns)
-        self.tally.add_rows(scanned.gateway_no, "accepted")
-        for error in decoded.rejected:
-            self.tally.add(int(scanned.gateway_no[error.row]), error.cause)
-        return decoded.batch
+        """Return the single readings that the kernel found as one batch; refused ones are counted."""
+        singles = scanned.singles
+        self.tally.add_rows(singles.gateway_no, "accepted")
+        self._count_refused(singles)
+        return singles.batch(known_ns)
+
+    def scanned_batches(self, scanned: Scanned, known_ns: int) -> ReceivedBatches | None:
+        """Return the gateways' batches that the kernel found as one message; refused readings are counted."""
+        parts = scanned.good_parts()
+        if not len(parts):
+            return None
+        self.tally.add_many(scanned.parts[:, 0], "accepted", scanned.parts[:, 2])
+        self._count_refused(scanned.batches)
+        if len(parts) == 1:
+            gateway_no, batch_seq, _ = parts[0].tolist()
+            return ReceivedBatches(scanned.batches.batch(known_ns, gateway_no=gateway_no, batch_seq=batch_seq), parts)
+        return ReceivedBatches(scanned.batches.batch(known_ns, parts=parts), parts)
 
     def readings(self, decoded: DecodedReadings, gateway_no: int) -> ReadingBatch:
         """Count a decoded batch and return its good rows."""
         self.tally.add_decoded(gateway_no, decoded)
         return decoded.batch
+
+    def _count_refused(self, judged: Judged) -> None:
+        for verdict in (UNKNOWN_DEVICE, OUT_OF_RANGE):
+            refused = judged.gateway_no[judged.verdict == verdict]
+            self.tally.add_rows(refused, CAUSES[verdict])
 
     def _batch(self, name: UpName, payload: bytes, known_ns: int) -> Received | None:
         gateway_no = self.identity.gateway_no(name.gateway_id)

@@ -46,6 +46,11 @@ class Tally:
             self._make_room(int(gateway_nos.max()))
             np.add.at(self._counts[:, _INDEX[cause]], gateway_nos + 1, 1)
 
+    def add_many(self, gateway_nos: NDArray[np.int64], cause: str, n: NDArray[np.int64]) -> None:
+        """Count ``n`` readings of each of these gateways."""
+        self._make_room(int(gateway_nos.max(initial=-1)))
+        np.add.at(self._counts[:, _INDEX[cause]], gateway_nos + 1, n)
+
     def add_message(self, gateway_no: int, cause: str) -> None:
         """Count one message of which nothing was decoded: it can't be read, or it was lost before."""
         self.add(gateway_no, "accepted")

@@ -7,7 +7,7 @@ header's length (uint32), the header, then the columns one after the other, litt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
@@ -24,14 +24,10 @@ COMMANDS_PER_MESSAGE_MAX: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Shared packing of a batch; subclasses declare scalars in HEADER and arrays in DTYPES (both in order).
-
-    Scalars in LATER came with a later version: they are written where they are not 0, and 0 where nothing is written.
-    """
+    """Shared packing of a batch; subclasses declare scalars in HEADER and arrays in DTYPES (both in order)."""
 
     MAGIC: ClassVar[bytes]
     HEADER: ClassVar[tuple[str, ...]]
-    LATER: ClassVar[tuple[str, ...]] = ()
     DTYPES: ClassVar[dict[str, str]]
 
     def __len__(self) -> int:
@@ -39,9 +35,7 @@ class _Columns:
 
     def encode(self) -> bytes:
         """Return the batch's bytes."""
-        later = [getattr(self, name) for name in self.LATER]
-        scalars = [*(getattr(self, name) for name in self.HEADER), *(later if any(later) else ())]
-        header = msgspec.msgpack.encode([len(self), *scalars])
+        header = msgspec.msgpack.encode([len(self), *(getattr(self, name) for name in self.HEADER), *self._more()])
         parts = [self.MAGIC, len(header).to_bytes(4, "little"), header]
         for name, dtype in self.DTYPES.items():
             column = np.ascontiguousarray(getattr(self, name), dtype=np.dtype(dtype).newbyteorder("<"))
@@ -57,8 +51,9 @@ class _Columns:
         try:
             header_end = 8 + int.from_bytes(payload[4:8], "little")
             n, *scalars = msgspec.msgpack.decode(payload[8:header_end])
-            names = cls.HEADER if len(scalars) == len(cls.HEADER) else (*cls.HEADER, *cls.LATER)
-            values: dict[str, Any] = dict(zip(names, scalars, strict=True))
+            more = scalars[len(cls.HEADER) :]
+            values: dict[str, Any] = dict(zip(cls.HEADER, scalars[: len(cls.HEADER)], strict=True))
+            values |= cls._read_more(n, *more)
             at = header_end
             for name, dtype in cls.DTYPES.items():
                 values[name] = np.frombuffer(payload, np.dtype(dtype), n, at)
@@ -68,6 +63,16 @@ class _Columns:
         if at != len(payload):
             raise DamagedRecord(cls.__name__, f"has {len(payload)} bytes, its header says {at}")
         return cls(**values)
+
+    def _more(self) -> list[Any]:
+        """Return what came into the header with a later version, where there is any."""
+        return []
+
+    @classmethod
+    def _read_more(cls, n_rows: int) -> dict[str, Any]:
+        """Return the fields of ``_more``; raises TypeError or ValueError when they are not right."""
+        assert n_rows >= 0, "a header without more"
+        return {}
 
     @classmethod
     def of_columns(cls, scalars: dict[str, Any], columns: dict[str, Any]) -> Self:
@@ -85,6 +90,10 @@ class _Columns:
         return tuple(field.name for field in fields(cls))
 
 
+def _no_parts() -> NDArray[np.int64]:
+    return np.zeros((0, 3), np.int64)
+
+
 def _missing(n: int, dtype: str) -> NDArray[Any]:
     kind = np.dtype(dtype).kind
     return np.full(n, np.nan if kind == "f" else -1 if kind == "i" else 0, dtype=dtype)
@@ -98,6 +107,9 @@ class ReadingBatch(_Columns):
     batch_seq) that it has seen. ``known_ns``: wall instant at the front. Missing values: NaN, and -1 for instants.
     ``power_w`` is positive into the grid, already converted by the codec. For INTERVAL_ENERGY ``energy_wh`` counts
     from ``interval_start_ns`` to ``measured_ns``; for REGISTER it is the register.
+
+    ``parts`` (part, [gateway_no, batch_seq, rows]): one message may hold whole batches of several gateways, one after
+    the other; ``gateway_no`` and ``batch_seq`` are then -1, and ``taken_apart`` returns them as they came.
     """
 
     gateway_no: int
@@ -115,6 +127,7 @@ class ReadingBatch(_Columns):
     soc_frac: NDArray[np.float32]
     temperature_degc: NDArray[np.float32]
     voltage_v: NDArray[np.float32]
+    parts: NDArray[np.int64] = field(default_factory=_no_parts)
 
     MAGIC: ClassVar[bytes] = b"URB1"
     HEADER: ClassVar[tuple[str, ...]] = ("gateway_no", "batch_seq", "known_ns")
@@ -132,6 +145,29 @@ class ReadingBatch(_Columns):
         "temperature_degc": "<f4",
         "voltage_v": "<f4",
     }
+
+    def taken_apart(self) -> list[ReadingBatch]:
+        """Return the batches of the gateways in their order, as views; the batch itself when it has no parts."""
+        if not len(self.parts):
+            return [self]
+        apart, start = [], 0
+        for gateway_no, batch_seq, n in self.parts.tolist():
+            columns = {name: getattr(self, name)[start : start + n] for name in self.DTYPES}
+            apart.append(ReadingBatch(gateway_no, batch_seq, self.known_ns, **columns))
+            start += n
+        return apart
+
+    def _more(self) -> list[Any]:
+        return [self.parts.astype("<i8").tobytes()] if len(self.parts) else []
+
+    @classmethod
+    def _read_more(cls, n_rows: int, parts: bytes = b"") -> dict[str, Any]:
+        if not parts:
+            return {}
+        found = np.frombuffer(parts, "<i8").reshape(-1, 3)
+        if found[:, 2].min() < 0 or found[:, 2].sum() != n_rows:
+            raise ValueError(f"its parts have {found[:, 2].sum()} rows, its header says {n_rows}")
+        return {"parts": found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +228,6 @@ class CommandFrames(_Columns):
 
     MAGIC: ClassVar[bytes] = b"UCF1"
     HEADER: ClassVar[tuple[str, ...]] = ("shard", "epoch", "cycle", "issued_ns")
-    LATER: ClassVar[tuple[str, ...]] = ("first_row",)
     DTYPES: ClassVar[dict[str, str]] = {
         "device_no": "<i4",
         "gateway_no": "<i4",
@@ -205,6 +240,14 @@ class CommandFrames(_Columns):
         "expires_ns": "<i8",
         "ttl_s": "<f4",
     }
+
+    def _more(self) -> list[Any]:
+        return [self.first_row] if self.first_row else []
+
+    @classmethod
+    def _read_more(cls, n_rows: int, first_row: int = 0) -> dict[str, Any]:
+        assert n_rows >= 0, "a part of any length"
+        return {"first_row": first_row}
 
     def parts(self, n_max: int = COMMANDS_PER_MESSAGE_MAX) -> Iterator[CommandFrames]:
         """Yield a whole cycle's frames in order in pieces that a message holds; views, and at least one."""

@@ -1,8 +1,8 @@
-"""Single readings straight out of a NATS socket buffer: subjects, ids and flat JSON into columns in one kernel.
+"""Readings straight out of a NATS socket buffer: subjects, ids, flat JSON and packed records into columns, in kernels.
 
-Takes ``u.<gateway>.<device>.t`` messages with the plain keys of ``telemetry``; costs some 500 ns a reading with both
-ids looked up, where an object per message costs 7,000 (measured). Anything that surprises it (another subject, an
-escape, an exponent, nesting, an unknown key, more than 15 digits) is handed out as a ``Spill`` for the msgspec path,
+Takes ``u.<gateway>.<device>.t`` (a reading), ``u.<gateway>.b`` (a batch, JSON) and ``u.<gateway>.p`` (a batch, UPK1);
+costs some 500 ns a single reading with both ids looked up, where an object per message costs 7,000 (measured). Whatever
+surprises it (another subject or form, an unknown gateway's batch) is handed out as a ``Spill`` for the msgspec path,
 which decides.
 
 Protocol: docs.nats.io/reference/reference-protocols/nats-protocol. nats-server puts a header ``Nmqtt-Pub:0`` (its QoS)
@@ -18,112 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisono.base.kernel import kernel
+from unisono.model.technology import SourceKind
+from unisono.wire.flatjson import N_FIELDS, NO_ROOM, SURPRISE, json_batch, json_object, past_spaces
 from unisono.wire.idtable import IdTable, slot_of
-from unisono.wire.rules import RawReadings, default_sources
+from unisono.wire.judge import GOOD, Judged, judge
+from unisono.wire.packedrows import packed_batch
+from unisono.wire.telemetry import READINGS_PER_BATCH_MAX
 
+# Single readings, and readings of batches, that one scan finds at the most; a batch alone must fit.
 ROWS_PER_SCAN: Final = 4096
+BATCH_ROWS_PER_SCAN: Final = 3 * READINGS_PER_BATCH_MAX
+PARTS_PER_SCAN: Final = 4096
 
 Bytes = NDArray[np.uint8]
 
-_SPACE, _QUOTE, _COMMA, _MINUS, _DOT, _ZERO, _NINE, _COLON = 32, 34, 44, 45, 46, 48, 57, 58
-_OPEN, _CLOSE = 123, 125
-_TS, _P, _SOC, _TC, _V, _ST = 0, 1, 2, 3, 4, 5
-# Mantissas below 10^15 and powers of ten up to 10^22 are exact doubles: one division rounds right (Clinger 1990).
-_DIGITS_MAX = 15
+_SPACE, _MINUS, _DOT, _ZERO, _NINE, _NEWLINE = 32, 45, 46, 48, 57, 10
+_H, _I, _M, _P, _BATCH, _PACKED, _TELEMETRY, _U = 72, 73, 77, 80, 98, 112, 116, 117
+_DEVICE: Final = int(SourceKind.DEVICE)
 _MQTT_QOS: Final = np.frombuffer(bytearray(b"Nmqtt-Pub:"), np.uint8)
-
-
-@kernel("Tuple((i8, f8, b1))(u1[::1], i8, i8)")
-def _number(buffer: Bytes, at: int, end: int) -> tuple[int, float, bool]:
-    """Return (position behind, value, has a fraction); position -1 for anything but a plain JSON decimal."""
-    negative = at < end and buffer[at] == _MINUS
-    if negative:
-        at += 1
-    mantissa = np.int64(0)
-    n_whole = 0
-    first = at
-    while at < end and _ZERO <= buffer[at] <= _NINE and n_whole <= _DIGITS_MAX:
-        mantissa = mantissa * 10 + (buffer[at] - _ZERO)
-        n_whole += 1
-        at += 1
-    if n_whole == 0 or (n_whole > 1 and buffer[first] == _ZERO):
-        return -1, 0.0, False
-    n_fraction = 0
-    has_fraction = at < end and buffer[at] == _DOT
-    if has_fraction:
-        at += 1
-        while at < end and _ZERO <= buffer[at] <= _NINE and n_whole + n_fraction <= _DIGITS_MAX:
-            mantissa = mantissa * 10 + (buffer[at] - _ZERO)
-            n_fraction += 1
-            at += 1
-        if n_fraction == 0:
-            return -1, 0.0, False
-    if n_whole + n_fraction > _DIGITS_MAX or (negative and mantissa == 0):
-        return -1, 0.0, False
-    value = float(mantissa)
-    if n_fraction > 0:
-        power = 1.0
-        for _ in range(n_fraction):
-            power *= 10.0
-        value /= power
-    return at, -value if negative else value, has_fraction
-
-
-@kernel("Tuple((i8, i8))(u1[::1], i8, i8)")
-def _key(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
-    """Return (position behind the closing quote, which field) of a quoted key; field -1 for any other."""
-    if at + 5 > end or buffer[at] != _QUOTE:
-        return at, -1
-    a, b, c, d = buffer[at + 1], buffer[at + 2], buffer[at + 3], buffer[at + 4]
-    if b == _QUOTE:
-        if a == 112:  # p
-            return at + 3, _P
-        if a == 118:  # v
-            return at + 3, _V
-    elif c == _QUOTE:
-        if a == 116 and b == 115:  # ts
-            return at + 4, _TS
-        if a == 116 and b == 99:  # tc
-            return at + 4, _TC
-        if a == 115 and b == 116:  # st
-            return at + 4, _ST
-    elif d == _QUOTE and a == 115 and b == 111 and c == 99:  # soc
-        return at + 5, _SOC
-    return at, -1
-
-
-@kernel("i8(u1[::1], i8, i8)")
-def _past_spaces(buffer: Bytes, at: int, end: int) -> int:
-    while at < end and buffer[at] == _SPACE:
-        at += 1
-    return at
-
-
-@kernel("b1(u1[::1], i8, i8, f8[::1])")
-def _flat_json(buffer: Bytes, at: int, end: int, fields: NDArray[np.float64]) -> bool:
-    """Write the six values of a flat object into ``fields`` (NaN: not there); False: hand it to msgspec."""
-    fields[:] = np.nan
-    fields[_ST] = 0.0
-    at = _past_spaces(buffer, at, end)
-    if at >= end or buffer[at] != _OPEN:
-        return False
-    more = True
-    while more:
-        at, field = _key(buffer, _past_spaces(buffer, at + 1, end), end)
-        at = _past_spaces(buffer, at, end)
-        if field < 0 or at >= end or buffer[at] != _COLON:
-            return False
-        at, value, has_fraction = _number(buffer, _past_spaces(buffer, at + 1, end), end)
-        if at < 0 or (has_fraction and field in (_TS, _ST)):
-            return False
-        fields[field] = value
-        at = _past_spaces(buffer, at, end)
-        if at >= end or (buffer[at] != _COMMA and buffer[at] != _CLOSE):
-            return False
-        more = buffer[at] == _COMMA
-    if _past_spaces(buffer, at + 1, end) != end:
-        return False
-    return not (np.isnan(fields[_TS]) or np.isnan(fields[_P]))
 
 
 @kernel("b1(u1[::1], i8, i8, u1[::1])")
@@ -149,28 +61,80 @@ def _number_before(buffer: Bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
-@kernel("Tuple((i8, i8))(u1[::1], i8, i8)")
-def _dots_of_single(buffer: Bytes, start: int, end: int) -> tuple[int, int]:
-    """Return where the device's level of ``u.<gateway>.<device>.t`` begins and ends; (-1, -1) for another subject."""
-    if end - start < 7 or buffer[start] != 117 or buffer[start + 1] != _DOT:
-        return -1, -1
-    if buffer[end - 1] != 116 or buffer[end - 2] != _DOT:
-        return -1, -1
+@kernel("Tuple((i8, i8, i8, i8))(u1[::1], i8, i8)")
+def _levels(buffer: Bytes, start: int, end: int) -> tuple[int, int, int, int]:
+    """Return (last level's letter, end of the gateway, start and end of the device) of a subject ``u.<gateway>...``.
+
+    The letter is 0 for a subject that is none of ours; a batch's subject has no device.
+    """
+    if end - start < 5 or buffer[start] != _U or buffer[start + 1] != _DOT or buffer[end - 2] != _DOT:
+        return 0, 0, 0, 0
     middle = -1
     for at in range(start + 2, end - 2):
         if buffer[at] == _DOT:
             if middle >= 0:
-                return -1, -1
+                return 0, 0, 0, 0
             middle = at
-    if middle <= start + 2 or middle + 1 >= end - 2:
-        return -1, -1
-    return middle + 1, end - 2
+    letter = int(buffer[end - 1])
+    if letter == _TELEMETRY:
+        if middle <= start + 2 or middle + 1 >= end - 2:
+            return 0, 0, 0, 0
+        return letter, middle, middle + 1, end - 2
+    if middle >= 0 or end - 2 == start + 2:
+        return 0, 0, 0, 0
+    return letter, end - 2, 0, 0
+
+
+@kernel("Tuple((i8, i8, i8, i8, i8))(u1[::1], i8, i8)")
+def _framed(buffer: Bytes, at: int, end: int) -> tuple[int, int, int, int, int]:
+    """Return (behind it, subject, header, body, body's end) of the message or line of control at ``at``.
+
+    Behind it -1: a part only. Subject -1: no message. Without a header, header and body are one place.
+    """
+    line_end = at
+    while line_end < end and buffer[line_end] != _NEWLINE:
+        line_end += 1
+    if line_end >= end:
+        return -1, -1, 0, 0, 0
+    has_header = buffer[at] == _H
+    if not has_header and buffer[at] != _M:
+        return line_end + 1, -1, 0, 0, 0
+    n_total, before = _number_before(buffer, line_end - 2)
+    n_header = 0
+    if has_header:
+        n_header, before = _number_before(buffer, before - 1)
+    stop = line_end + 1 + n_total
+    if stop + 2 > end:
+        return -1, -1, 0, 0, 0
+    return stop + 2, at + (5 if has_header else 4), line_end + 1, line_end + 1 + n_header, stop
+
+
+@kernel("i8(u1[::1], i8)")
+def _word_end(buffer: Bytes, at: int) -> int:
+    while buffer[at] != _SPACE:
+        at += 1
+    return at
+
+
+@kernel("i8(i8[:, ::1], i8, i8, i8, i8, i8)")
+def _noted(spills: NDArray[np.int64], n: int, subject: int, subject_end: int, body: int, body_end: int) -> int:
+    """Note where a message lies that is for the slow path; return how many there are now."""
+    spills[n, 0], spills[n, 1], spills[n, 2], spills[n, 3] = subject, subject_end - subject, body, body_end - body
+    return n + 1
+
+
+@kernel("i4(i4, i4, i4[::1])")
+def _own(device_no: int, gateway_no: int, gateway_of_device: NDArray[np.int32]) -> int:
+    """Return the device if it is that gateway's, else -1."""
+    if device_no < 0 or gateway_no < 0 or device_no >= gateway_of_device.size:
+        return -1
+    return device_no if gateway_of_device[device_no] == gateway_no else -1
 
 
 @kernel(
-    "Tuple((i8, i8, i8, i8, i8, i8))(u1[::1], i8, u1[::1],"
+    "Tuple((i8, i8, i8, i8, i8, i8, i8, i8))(u1[::1], i8, u1[::1],"
     " u8[::1], i8[::1], i4[::1], i4[::1], u1[::1], u8[::1], i8[::1], i4[::1], i4[::1], u1[::1],"
-    " i4[::1], i4[:, ::1], f8[:, ::1], i8[:, ::1])"
+    " i4[::1], i4[:, ::1], f8[:, ::1], i4[:, ::1], f8[:, ::1], i8[:, ::1], i8[:, ::1])"
 )
 def _scan(
     buffer: Bytes,
@@ -189,54 +153,58 @@ def _scan(
     gateway_of_device: NDArray[np.int32],
     whose: NDArray[np.int32],
     fields: NDArray[np.float64],
+    batch_whose: NDArray[np.int32],
+    batch_fields: NDArray[np.float64],
+    parts: NDArray[np.int64],
     spills: NDArray[np.int64],
-) -> tuple[int, int, int, int, int, int]:
-    """Return (bytes consumed, rows, spills, pings, acknowledged, errors); stops at a part message or when full."""
-    at, n_rows, n_spills, n_pings, n_skipped, n_errors = 0, 0, 0, 0, 0, 0
-    while at < end and n_rows < whose.shape[0] and n_spills < spills.shape[0]:
-        line_end = at
-        while line_end < end and buffer[line_end] != 10:
-            line_end += 1
-        if line_end >= end:
+) -> tuple[int, int, int, int, int, int, int, int]:
+    # (bytes consumed, rows, rows of batches, batches, spills, pings, acknowledged, errors); stops at a part, or full.
+    at, n_rows, n_batch_rows, n_parts, n_spills, n_pings, n_skipped, n_errors = 0, 0, 0, 0, 0, 0, 0, 0
+    while at < end and n_rows < whose.shape[0] and n_spills < spills.shape[0] and n_parts < parts.shape[0]:
+        behind, subject, header, body, stop = _framed(buffer, at, end)
+        if behind < 0:
             break
-        has_header = buffer[at] == 72  # H
-        if not has_header and buffer[at] != 77:  # M
-            n_pings += buffer[at] == 80 and buffer[at + 1] == 73  # PI
-            n_errors += buffer[at] == _MINUS
-            at = line_end + 1
+        if subject < 0 or _is_acknowledged(buffer, header, body, qos_name):
+            n_skipped += subject >= 0
+            n_pings += subject < 0 and buffer[at] == _P and buffer[at + 1] == _I
+            n_errors += subject < 0 and buffer[at] == _MINUS
+            at = behind
             continue
-        n_total, before = _number_before(buffer, line_end - 2)
-        n_header = 0
-        if has_header:
-            n_header, before = _number_before(buffer, before - 1)
-        body, stop = line_end + 1, line_end + 1 + n_total
-        if stop + 2 > end:
+        subject_end = _word_end(buffer, subject)
+        letter, gateway_end, device, device_end = _levels(buffer, subject, subject_end)
+        gateway_no = -1
+        if letter in (_TELEMETRY, _BATCH, _PACKED):
+            n_name = gateway_end - subject - 2
+            # -1 in a free slot.
+            gateway_no = gw_values[slot_of(buffer, subject + 2, n_name, gw_hashes, gw_starts, gw_lengths, gw_pool)]
+        n_found, seq = SURPRISE, 0
+        if letter == _TELEMETRY:
+            past, _, _ = json_object(buffer, past_spaces(buffer, body, stop), stop, False, fields[n_rows])
+            if past >= 0 and past_spaces(buffer, past, stop) == stop:
+                slot = slot_of(buffer, device, device_end - device, dev_hashes, dev_starts, dev_lengths, dev_pool)
+                device_no = _own(dev_values[slot], gateway_no, gateway_of_device)
+                whose[n_rows, 0], whose[n_rows, 1], whose[n_rows, 2] = device_no, gateway_no, _DEVICE
+                n_rows, n_found = n_rows + 1, 1
+        elif gateway_no >= 0 and letter == _BATCH:
+            n_found, seq = json_batch(
+                buffer, body, stop, gateway_no,
+                dev_hashes, dev_starts, dev_lengths, dev_values, dev_pool,
+                gateway_of_device, batch_whose, batch_fields, n_batch_rows,
+            )  # fmt: skip
+        elif gateway_no >= 0 and letter == _PACKED:
+            n_found, seq = packed_batch(
+                buffer, body, stop, gateway_no, gateway_of_device, batch_whose, batch_fields, n_batch_rows
+            )
+        if n_found == NO_ROOM and n_batch_rows > 0:
             break
-        subject = at + (5 if has_header else 4)
-        subject_end = subject
-        while buffer[subject_end] != _SPACE:
-            subject_end += 1
-        at = stop + 2
-        if has_header and _is_acknowledged(buffer, body, body + n_header, qos_name):
-            n_skipped += 1
-            continue
-        device, device_end = _dots_of_single(buffer, subject, subject_end)
-        if device < 0 or not _flat_json(buffer, body + n_header, stop, fields[n_rows]):
-            spills[n_spills, 0], spills[n_spills, 1] = subject, subject_end - subject
-            spills[n_spills, 2], spills[n_spills, 3] = body + n_header, stop - body - n_header
-            n_spills += 1
-            continue
-        slot = slot_of(buffer, subject + 2, device - subject - 3, gw_hashes, gw_starts, gw_lengths, gw_pool)
-        gateway_no = gw_values[slot]  # -1 in a free slot
-        slot = slot_of(buffer, device, device_end - device, dev_hashes, dev_starts, dev_lengths, dev_pool)
-        device_no = dev_values[slot]
-        if device_no >= gateway_of_device.size or gateway_no < 0:
-            device_no = -1
-        if device_no >= 0 and gateway_of_device[device_no] != gateway_no:
-            device_no = -1
-        whose[n_rows, 0], whose[n_rows, 1] = device_no, gateway_no
-        n_rows += 1
-    return at, n_rows, n_spills, n_pings, n_skipped, n_errors
+        at = behind
+        if n_found < 0 or n_found > READINGS_PER_BATCH_MAX:
+            n_spills = _noted(spills, n_spills, subject, subject_end, body, stop)
+        elif letter != _TELEMETRY:
+            parts[n_parts, 0], parts[n_parts, 1], parts[n_parts, 2] = gateway_no, seq, n_found
+            n_parts += 1
+            n_batch_rows += n_found
+    return at, n_rows, n_batch_rows, n_parts, n_spills, n_pings, n_skipped, n_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,63 +217,65 @@ class Spill:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What one scan found. ``readings`` are unchecked; ``gateway_no`` is each row's, -1 for an unknown gateway."""
+    """What one scan found: single readings, the readings of batches, and what is for the slow path.
+
+    ``parts`` (batch, [gateway_no, sequence, readings]) says how many of the rows in ``batches`` are of which batch, in
+    their order, good and bad.
+    """
 
     n_consumed: int
-    readings: RawReadings
-    gateway_no: NDArray[np.int32]
+    singles: Judged
+    batches: Judged
+    parts: NDArray[np.int64]
     spills: tuple[Spill, ...]
     n_pings: int
     n_acknowledged: int
     n_errors: int
 
+    def good_parts(self) -> NDArray[np.int64]:
+        """Return ``parts`` with the good readings only counted."""
+        good = self.parts.copy()
+        ends = np.cumsum(self.parts[:, 2])
+        n_good_before = np.concatenate([[0], np.cumsum(self.batches.verdict == GOOD)])
+        good[:, 2] = n_good_before[ends] - n_good_before[ends - self.parts[:, 2]]
+        return good
+
 
 class NatsBuffer:
-    """The kernel with its tables and its room for rows. ``gateway_of_device`` may be replaced by a longer array."""
+    """The kernels, their tables, their room for rows. ``gateway_of_device`` may be replaced by a longer array."""
 
     def __init__(self, gateways: IdTable, devices: IdTable, n_rows_max: int = ROWS_PER_SCAN) -> None:
         self._gateways = gateways
         self._devices = devices
-        self._whose = np.empty((n_rows_max, 2), np.int32)
-        self._fields = np.empty((n_rows_max, 6), np.float64)
+        self._whose = np.empty((n_rows_max, 3), np.int32)
+        self._fields = np.empty((n_rows_max, N_FIELDS), np.float64)
+        self._batch_whose = np.empty((BATCH_ROWS_PER_SCAN, 3), np.int32)
+        self._batch_fields = np.empty((BATCH_ROWS_PER_SCAN, N_FIELDS), np.float64)
+        self._parts = np.empty((PARTS_PER_SCAN, 3), np.int64)
         self._spills = np.empty((n_rows_max, 4), np.int64)
 
     def scan(self, buffer: Bytes, n_bytes: int, gateway_of_device: NDArray[np.int32]) -> Scanned:
         """Return the whole messages at the front of ``buffer[:n_bytes]``; call again with the rest while any."""
         g, d = self._gateways, self._devices
-        consumed, n_rows, n_spills, n_pings, n_skipped, n_errors = _scan(
+        consumed, n_rows, n_batch_rows, n_parts, n_spills, n_pings, n_skipped, n_errors = _scan(
             buffer,
             n_bytes,
             _MQTT_QOS,
             *(g.hashes, g.starts, g.lengths, g.values, g.pool),
             *(d.hashes, d.starts, d.lengths, d.values, d.pool),
             gateway_of_device,
-            self._whose,
-            self._fields,
-            self._spills,
+            *(self._whose, self._fields, self._batch_whose, self._batch_fields),
+            *(self._parts, self._spills),
         )
         return Scanned(
             n_consumed=consumed,
-            readings=self._readings(n_rows),
-            gateway_no=self._whose[:n_rows, 1].copy(),
+            singles=judge(n_rows, self._whose, self._fields),
+            batches=judge(n_batch_rows, self._batch_whose, self._batch_fields),
+            parts=self._parts[:n_parts].copy(),
             spills=tuple(_spill(buffer, *place) for place in self._spills[:n_spills].tolist()),
             n_pings=n_pings,
             n_acknowledged=n_skipped,
             n_errors=n_errors,
-        )
-
-    def _readings(self, n: int) -> RawReadings:
-        fields = self._fields[:n]
-        return RawReadings(
-            row=np.arange(n, dtype=np.int64),
-            device_no=self._whose[:n, 0].copy(),
-            source_kind=default_sources(n),
-            measured_ms=fields[:, _TS].astype(np.int64),
-            status=fields[:, _ST].astype(np.int64),
-            power_w=fields[:, _P].copy(),
-            soc_frac=fields[:, _SOC].copy(),
-            temperature_degc=fields[:, _TC].copy(),
-            voltage_v=fields[:, _V].copy(),
         )
 
 

@@ -47,7 +47,7 @@ ENERGY_RECORD: Final = np.dtype(
     ]
 )
 _RECORD_OF_MAGIC: Final = {POWERS_MAGIC: RECORD, ENERGIES_MAGIC: ENERGY_RECORD}
-_SOURCE_MASK: Final = 0b111
+SOURCE_MASK: Final = 0b111
 # What the rules call a field on the wire, and its column and unit here.
 _COLUMN_OF_FIELD: Final = {
     "id": ("device_no", 1.0),
@@ -144,6 +144,6 @@ def _sent(records: NDArray[np.void]) -> Callable[[int, str], object]:
 
 
 def _sources(flags: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    named = (flags & _SOURCE_MASK).astype(np.int16) - 1
+    named = (flags & SOURCE_MASK).astype(np.int16) - 1
     is_named = (named >= 0) & (named <= max(SourceKind))
     return np.where(is_named, named, int(SourceKind.DEVICE)).astype(np.uint8)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
 from unisono.links.contract import (
@@ -27,7 +30,8 @@ from unisono.links.mqtt_broker.greeting import greet
 from unisono.links.mqtt_broker.kept import KeptReader, Streams
 from unisono.links.mqtt_broker.socket import NatsLogin, RawSubscriber
 from unisono.links.reception import Arrived, Reception
-from unisono.links.waiting import Waiting
+from unisono.links.waiting import Waiting, WaitingBatches
+from unisono.model.batches import AckBatch, ReadingBatch
 from unisono.wire.natsbuffer import Scanned
 from unisono.wire.receipts import encode_receipt
 from unisono.wire.topics import Down, down_topic
@@ -100,6 +104,7 @@ class MqttBrokerLink:
         self._raw = RawSubscriber(settings.nats, reception.identity, self._on_scan, subject="u.>", group=settings.group)
         self._kept = KeptReader(streams, self._take, reception.named)
         self._spilled = Waiting(reception, spilled_max)
+        self._batches = WaitingBatches(reception)
         # Set once acknowledged messages are kept for us: from then on gateways may be let in.
         self.may_admit = asyncio.Event()
 
@@ -113,6 +118,7 @@ class MqttBrokerLink:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._raw.run(), name="qos0")
             tasks.create_task(self._run_spilled(), name="qos0 slow path")
+            tasks.create_task(self._run_batches(), name="qos0 batches")
             await self._open_kept()
             self.may_admit.set()
             if self._settings.takes_kept:
@@ -146,14 +152,43 @@ class MqttBrokerLink:
                 return
 
     def _on_scan(self, scanned: Scanned) -> None:
-        if scanned.gateway_no.size:
-            batch = self._reception.scanned(scanned, self._clock.wall_ns())
-            if len(batch):
-                self._intake.offer(batch)
+        known_ns = self._clock.wall_ns()
+        batch = self._reception.scanned(scanned, known_ns)
+        if len(batch):
+            self._intake.offer(batch)
+        received = self._reception.scanned_batches(scanned, known_ns)
+        if received is not None:
+            self._batches.put(received)
         for spill in scanned.spills:
             name = self._reception.named(spill.subject, ".")
             if name is not None:
                 self._spilled.put((name, spill.payload))
+
+    async def _run_batches(self) -> None:
+        while True:
+            received = await self._batches.take()
+            await self._kept_at_last(received.batch)
+            self._raw.publish(self._receipts(received.parts))
+
+    async def _kept_at_last(self, batch: ReadingBatch | AckBatch) -> None:
+        while len(batch):
+            try:
+                await self._intake.keep(batch)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    def _receipts(self, parts: NDArray[np.int64]) -> bytes:
+        """Return a command to the server for each batch's receipt: one write for all of them."""
+        commands = []
+        for gateway_no, seq, _ in parts.tolist():
+            entry = self._reception.identity.gateway_of_no(gateway_no)
+            if entry is not None:
+                receipt = encode_receipt(seq)
+                subject = _subject(entry.gateway_id, Down.RECEIPT)
+                commands.append(b"PUB %s %d\r\n%s\r\n" % (subject.encode(), len(receipt), receipt))
+        return b"".join(commands)
 
     async def _run_spilled(self) -> None:
         while True:
@@ -172,13 +207,11 @@ class MqttBrokerLink:
     async def _take(self, arrived: list[Arrived]) -> None:
         """Return when all of it is kept and receipted, however long the stream is away."""
         for received in self._reception.receive(arrived, self._clock.wall_ns()):
-            while True:
+            await self._kept_at_last(received.batch)
+            while received.receipt_seq >= 0:
                 try:
-                    if len(received.batch):
-                        await self._intake.keep(received.batch)
-                    if received.receipt_seq >= 0:
-                        subject = _subject(received.gateway_id, Down.RECEIPT)
-                        await self._send([(subject, encode_receipt(received.receipt_seq))])
+                    subject = _subject(received.gateway_id, Down.RECEIPT)
+                    await self._send([(subject, encode_receipt(received.receipt_seq))])
                 except Unavailable:
                     await asyncio.sleep(RETRY_S)
                 else:
