@@ -13,6 +13,7 @@ from unisono.links.identity import Identity
 from unisono.links.tally import Tally
 from unisono.model.batches import NO_SEQ, AckBatch, ReadingBatch
 from unisono.wire.acks import decode_acks
+from unisono.wire.bodies import BodiesFound
 from unisono.wire.judge import CAUSES, OUT_OF_RANGE, UNKNOWN_DEVICE, Judged
 from unisono.wire.natsbuffer import Scanned
 from unisono.wire.packed import decode_packed
@@ -116,10 +117,12 @@ class Reception:
             return None
         self.tally.add_many(scanned.parts[:, 0], "accepted", scanned.parts[:, 2])
         self._count_refused(scanned.batches)
-        if len(parts) == 1:
-            gateway_no, batch_seq, _ = parts[0].tolist()
-            return ReceivedBatches(scanned.batches.batch(known_ns, gateway_no=gateway_no, batch_seq=batch_seq), parts)
-        return ReceivedBatches(scanned.batches.batch(known_ns, parts=parts), parts)
+        return _as_one(scanned.batches, parts, known_ns)
+
+    def bodies(self, found: BodiesFound, known_ns: int) -> ReceivedBatches | None:
+        """Return the bodies that hold nothing but good readings as one message; none is counted yet."""
+        parts = found.parts[found.parts[:, 2] >= 0]
+        return _as_one(found.readings, parts, known_ns) if len(parts) else None
 
     def readings(self, decoded: DecodedReadings, gateway_no: int) -> ReadingBatch:
         """Count a decoded batch and return its good rows."""
@@ -145,3 +148,10 @@ class Reception:
             self.tally.add_message(gateway_no, "malformed")
             return None
         return Received(batch, name.gateway_id, batch.batch_seq if gateway_no >= 0 else NO_SEQ)
+
+
+def _as_one(judged: Judged, parts: NDArray[np.int64], known_ns: int) -> ReceivedBatches:
+    if len(parts) == 1:
+        gateway_no, batch_seq, _ = parts[0].tolist()
+        return ReceivedBatches(judged.batch(known_ns, gateway_no=gateway_no, batch_seq=batch_seq), parts)
+    return ReceivedBatches(judged.batch(known_ns, parts=parts), parts)

@@ -29,6 +29,7 @@ from unisono.links.contract import (
     Sign,
 )
 from unisono.links.http_push.held import HeldCommands
+from unisono.links.http_push.together import SMALL_BYTES, Together
 from unisono.links.identity import GatewayEntry
 from unisono.links.reception import Reception
 from unisono.wire.acks import decode_acks
@@ -81,6 +82,7 @@ class TelemetryApp:
         self._intake = intake
         self._held = held
         self._clock = clock
+        self._together = Together(reception, intake, clock)
         self._n_in_flight = 0
         self._routes = {
             ("POST", "/v1/telemetry"): self._telemetry,
@@ -138,6 +140,11 @@ class TelemetryApp:
         if decode is None:
             raise UnsupportedMedia(media_type)
         body = await _body(headers, receive)
+        is_packed = body[:3] == b"UPK"
+        if len(body) <= SMALL_BYTES and decode is (decode_packed if is_packed else decode_batch):
+            n_kept = await self._together.keep(gateway.gateway_no, body)
+            if n_kept is not None:
+                return 202, b'{"accepted":%d,"rejected":[]}' % n_kept
         try:
             decoded = decode(body, gateway.gateway_no, self._reception.identity, self._clock.wall_ns())
         except InvalidInput:
