@@ -22,6 +22,7 @@ from tests.links.edge import (
 )
 
 from unisono.engines.nats import NatsEngine
+from unisono.links.allowance import RateSettings
 from unisono.links.http_push.app import BODY_BYTES_MAX
 from unisono.model.batches import AckBatch, ReadingBatch
 from unisono.services.front import Front, FrontSettings
@@ -172,5 +173,30 @@ def test_a_gateway_fetches_only_its_own_commands(engine: NatsEngine) -> None:
                     assert decode_fetched((await client.get("/v1/commands?after=8")).content).frames == ()
                 async with gateway_client(front, 2) as other:
                     assert decode_fetched((await other.get("/v1/commands")).content).frames == ()
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_that_floods_is_told_to_come_back_and_nothing_it_was_told_is_kept_is_lost(
+    engine: NatsEngine,
+) -> None:
+    async def scenario() -> None:
+        async with enrolled(engine.endpoints) as bus:
+            # A burst of ten; time stands still.
+            rates = RateSettings(factor=1.0, floor_per_s=0.1, burst_min=10)
+            front = Front(bus, clock(), FrontSettings("1", rates=rates))
+            async with running(front.run()):
+                await front.may_admit.wait()
+                async with gateway_client(front) as client:
+                    answers = [
+                        await client.post("/v1/telemetry", content=encode_batch(n, [GOOD]), headers=JSON)
+                        for n in range(15)
+                    ]
+            n_rows = sum(len(batch) for batch in await arrived(bus, 10))
+        assert [answer.status_code for answer in answers] == [202] * 10 + [429] * 5
+        assert int(answers[-1].headers["Retry-After"]) == 10
+        assert "readings of this gateway" in answers[-1].json()["detail"]
+        assert n_rows == 10
+        assert front.tally.count(3, "rate_limited") == 5
 
     asyncio.run(scenario())

@@ -26,6 +26,7 @@ from tests.links.edge import (
 
 from unisono.bus.connection import Bus
 from unisono.engines.nats import NatsEndpoints, NatsEngine
+from unisono.links.allowance import RateSettings
 from unisono.model.batches import AckBatch, ReadingBatch
 from unisono.model.ingest import COUNTER_NAMES, IngestCounters
 from unisono.services import gatekeeper
@@ -200,5 +201,41 @@ def test_counters_are_published(engine: NatsEngine) -> None:
         counters = msgspec.msgpack.decode(payload, type=IngestCounters)
         numbers, counts = counters.rows()
         assert (numbers.tolist(), counts.tolist()) == ([2], [[5, *(0,) * (len(COUNTER_NAMES) - 1)]])
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_that_floods_is_held_to_its_rate_and_others_are_unharmed(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        endpoints = engine.endpoints
+        async with enrolled(endpoints) as bus:
+            # Gateways 1 and 2 may send a burst of 30; time stands still.
+            rates = RateSettings(factor=1.0, floor_per_s=0.5, burst_min=30)
+            front = Front(bus, clock(), FrontSettings("1", broker_settings(endpoints), rates=rates))
+            async with guarded(bus, front, endpoints, front.run()):
+                assert front.may_admit.is_set()
+                async with mqtt_gateway(endpoints, 2, subscribe=True) as other:
+                    async with mqtt_gateway(endpoints, 1, subscribe=True) as flooding:
+                        for n in range(3000):
+                            flooding.publish(topic(1, 11), reading(n, NOW_MS + n), qos=0)
+                        await counted(bus, front.tally, 1, "rate_limited", 2970)
+                        # A batch beyond it is neither kept nor receipted; it may come again.
+                        batch = encode_batch(1, [Reading(id=device_id(11), ts=NOW_MS, p=-7.0)])
+                        flooding.publish(f"u/{gateway_id(1)}/b", batch, qos=0)
+                        await counted(bus, front.tally, 1, "rate_limited", 2971)
+                        assert flooding.inbox.empty()
+                        # What the broker acknowledged is kept, and its sender's connection closed.
+                        for n in range(50):
+                            flooding.publish(topic(1, 12), reading(n, NOW_MS + n), qos=1)
+                        await arrived(bus, 80)
+                        assert await asyncio.wait_for(front.to_disconnect.get(), 10) == gateway_id(1)
+                        await counted(bus, front.tally, 1, "rate_limited", 2972)
+                    for n in range(20):
+                        other.publish(topic(2, 21), reading(1e6 + n, NOW_MS + n), qos=0)
+                    batches = await arrived(bus, 100)
+        kept = sorted(powers(batches))
+        assert kept[-20:] == [1e6 + n for n in range(20)]
+        assert len(kept) == 30 + 50 + 20
+        assert front.tally.count(2, "rate_limited") == 0
 
     asyncio.run(scenario())

@@ -21,6 +21,8 @@ from unisono.model.technology import Lifecycle
 from unisono.wire.idtable import NOT_FOUND, IdTable
 
 NO_GATEWAY: Final = -1
+# No device is taken to declare more than a thousand readings a second.
+PERIOD_MIN_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class Identity:
         # By device_no; NO_GATEWAY: unknown or retired.
         self.gateway_of_device: NDArray[np.int32] = np.full(64, NO_GATEWAY, np.int32)
         self._revision_of_device: NDArray[np.int64] = np.full(64, -1, np.int64)
+        # Readings a second: of each device, and of all that stand behind a gateway.
+        self._per_s_of_device: NDArray[np.float64] = np.zeros(64)
+        self._per_s_of_gateway: NDArray[np.float64] = np.zeros(64)
         self._entry_of_id: dict[str, GatewayEntry] = {}
         self._entry_of_no: dict[int, GatewayEntry] = {}
         self._revision_of_gateway: dict[int, int] = {}
@@ -69,6 +74,11 @@ class Identity:
         """Return the gateway's number, NO_GATEWAY when there is none of that id (or it is revoked)."""
         entry = self._entry_of_id.get(gateway_id)
         return NO_GATEWAY if entry is None or entry.is_revoked else entry.gateway_no
+
+    def declared_per_s(self, gateway_nos: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Return for each gateway how many readings a second its devices' periods declare."""
+        known = self._per_s_of_gateway
+        return np.where(gateway_nos < known.size, known[np.minimum(gateway_nos, known.size - 1)], 0.0)
 
     def authenticate(self, gateway_id: str, secret: str) -> GatewayEntry | None:
         """Return the gateway if the secret is its own and it may connect; right or wrong takes the same time."""
@@ -98,8 +108,21 @@ class Identity:
         fresh = at[self._revision_of_device[nos] < 0]
         self.devices.put(told["device_id"][fresh], device_no[fresh].astype(np.int32))
         self._revision_of_device[nos] = revision[at]
+        changed = np.unique(nos)
+        self._count_declared(changed, -1.0)
+        self._per_s_of_device[nos] = 1.0 / np.maximum(told["telemetry_period_s"][at], PERIOD_MIN_S)
         owner = np.where(told["lifecycle"] == Lifecycle.RETIRED, NO_GATEWAY, told["gateway_no"])
         self.gateway_of_device[nos] = owner[at]
+        self._count_declared(changed, 1.0)
+
+    def _count_declared(self, device_nos: NDArray[np.int32], sign: float) -> None:
+        owners = self.gateway_of_device[device_nos]
+        is_owned = owners >= 0
+        room = int(owners.max(initial=-1)) + 1 - self._per_s_of_gateway.size
+        if room > 0:
+            more = np.zeros(max(room, self._per_s_of_gateway.size))
+            self._per_s_of_gateway = np.concatenate([self._per_s_of_gateway, more])
+        np.add.at(self._per_s_of_gateway, owners[is_owned], sign * self._per_s_of_device[device_nos[is_owned]])
 
     def _fold_gateway(self, record: GatewayRecord) -> bool:
         if record.revision <= self._revision_of_gateway.get(record.gateway_no, -1):
@@ -131,3 +154,6 @@ class Identity:
         revisions = np.full(room, -1, np.int64)
         revisions[:have] = self._revision_of_device
         self.gateway_of_device, self._revision_of_device = owners, revisions
+        per_s = np.zeros(room)
+        per_s[:have] = self._per_s_of_device
+        self._per_s_of_device = per_s

@@ -115,6 +115,15 @@ class Settings(BaseModel):
     metrics_port: Port = Field(
         default=9090, description="Its port for a role that runs as a unit of its own; `unisono up` chooses its own."
     )
+    gateway_rate_factor: float = Field(
+        default=10.0,
+        ge=1,
+        le=1_000_000,
+        description="How many times the readings that its devices' periods declare a gateway may send for long.",
+    )
+    gateway_rate_floor_per_s: float = Field(
+        default=100.0, ge=1, le=1_000_000_000, description="Readings a second that every gateway may send for long."
+    )
     shards: int = Field(default=1, ge=1, le=1, description="How many shards the fleet is split into.")
     cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")
     hold_s: float = Field(

@@ -135,6 +135,7 @@ async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
 
 
 async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    from unisono.links.allowance import RateSettings
     from unisono.links.mqtt_broker.link import MqttBrokerSettings
     from unisono.links.mqtt_broker.socket import NatsLogin
     from unisono.services import delivery, front, gatekeeper
@@ -143,7 +144,9 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     login = NatsLogin(facts.nats_url, facts.core_user, facts.core_password)
     server_log = Path(facts.nats_log_path) if facts.nats_log_path else None
     broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port, server_log=server_log)
-    one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker, _foreign_brokers(wiring.settings)))
+    rates = RateSettings(wiring.settings.gateway_rate_factor, wiring.settings.gateway_rate_floor_per_s)
+    foreign = _foreign_brokers(wiring.settings)
+    one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker, foreign, rates=rates))
     wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
     wiring.record_of_name |= {f"link_{name}": link for name, link in one.links.items()}
     wiring.checks["registry"] = lambda: "" if one.knows_registry.is_set() else "the registry is being read"

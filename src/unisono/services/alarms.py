@@ -31,12 +31,14 @@ SHORTFALL: Final = "dispatch_shortfall"
 GATEWAY_SILENT: Final = "gateway_silent"
 REALTIME_SILENT: Final = "realtime_not_heard"
 OUTBOX_BACKLOG: Final = "outbox_backlog"
-KINDS: Final = (COVERAGE, SHORTFALL, GATEWAY_SILENT, REALTIME_SILENT, OUTBOX_BACKLOG)
+GATEWAY_FLOODS: Final = "gateway_over_rate"
+KINDS: Final = (COVERAGE, SHORTFALL, GATEWAY_SILENT, GATEWAY_FLOODS, REALTIME_SILENT, OUTBOX_BACKLOG)
 
 SEVERITY_OF_KIND: Final = {
     COVERAGE: "warning",
     SHORTFALL: "critical",
     GATEWAY_SILENT: "warning",
+    GATEWAY_FLOODS: "warning",
     REALTIME_SILENT: "critical",
     OUTBOX_BACKLOG: "critical",
 }
@@ -55,6 +57,8 @@ class AlarmSettings:
     clear_s: float = 30.0
     # Gateways that were counted before and then said nothing for this long.
     gateway_silent_s: float = 300.0
+    # A gateway that was held to its rate so recently is over it still; fronts tell their counts every 2 s.
+    over_rate_s: float = 15.0
     # An open alarm's words are written anew no sooner than this: ages grow with every look.
     refresh_s: float = 60.0
     # A waiting request is published within 0.1 s; after this something is away.
@@ -195,6 +199,21 @@ class SilenceWatch:
         return still_s | {no: age_s for no, age_s in ages_s.items() if age_s >= after_s}
 
 
+class FloodWatch:
+    """Which gateways were held to their rate lately, and how often in all. Pure."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def flooding(self, count_of_gateway: Mapping[int, int], monotonic_ns: int, within_s: float) -> dict[int, int]:
+        """Return gateway_no -> count for those whose count has grown within this time."""
+        for gateway_no, count in count_of_gateway.items():
+            if self._seen.get(gateway_no, (0, 0))[0] != count:
+                self._seen[gateway_no] = count, monotonic_ns
+        newest_ns = monotonic_ns - within_s * NS_PER_S
+        return {no: count for no, (count, at_ns) in self._seen.items() if at_ns >= newest_ns}
+
+
 class AlarmLoop:
     """Looks at the picture and the outbox, and keeps the alarms of every organisation."""
 
@@ -203,6 +222,7 @@ class AlarmLoop:
         self._book = AlarmBook(settings)
         self._silence = SilenceWatch()
         self._silent: Mapping[int, float] = {}
+        self._flood = FloodWatch()
         self._has_adopted = False
 
     def look(self) -> tuple[int, int]:
@@ -244,7 +264,7 @@ class AlarmLoop:
                     found += conditions_of_portfolio(
                         row["organisation_id"], row["portfolio_id"], totals, self._settings
                     )
-        return found + self._silent_gateways(connection, now_ns)
+        return found + self._silent_gateways(connection, now_ns) + self._flooding_gateways(connection, now_ns)
 
     def _now(self, connection: Connection, over: Condition, well: Mapping[tuple[str, str, str], Condition]) -> str:
         """Return what is so of something that was wrong."""
@@ -256,6 +276,7 @@ class AlarmLoop:
             is_silent = any(no in self._silent for no in views.gateway_numbers(connection, [over.subject_id]))
             return "it is out of service" if is_silent else "it is heard again"
         return {
+            GATEWAY_FLOODS: "it keeps to its rate",
             SHORTFALL: "the dispatch is not in force any more",
             REALTIME_SILENT: "realtime is heard",
             OUTBOX_BACKLOG: f"nothing waits for longer than {self._settings.outbox_age_s:g} s",
@@ -272,6 +293,19 @@ class AlarmLoop:
                 f"nothing for {silent[row['gateway_no']]:.0f} s; it carries {row['n_devices']} devices",
             )
             for row in views.gateways_in_service(connection, list(silent))
+        ]
+
+    def _flooding_gateways(self, connection: Connection, now_ns: int) -> list[Condition]:
+        counts = self._picture.rate_limited_of_gateway()
+        flooding = self._flood.flooding(counts, now_ns, self._settings.over_rate_s)
+        return [
+            Condition(
+                row["organisation_id"],
+                GATEWAY_FLOODS,
+                row["gateway_id"],
+                f"it sends more than it may: {flooding[row['gateway_no']]} dropped or refused so far",
+            )
+            for row in views.gateways_in_service(connection, list(flooding))
         ]
 
     def _write(self, connection: Connection, raised: list[Condition], cleared: list[tuple[Condition, str]]) -> None:

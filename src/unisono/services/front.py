@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
+from unisono.base.instants import NS_PER_S
 from unisono.bus import subjects
 from unisono.bus.connection import Bus
+from unisono.links.allowance import Allowances, RateSettings
 from unisono.links.contract import Link
 from unisono.links.http_push import HeldCommands, HttpPushLink, TelemetryApp
 from unisono.links.identity import Identity
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 ROLE: Final = "front"
 COUNTERS_S: Final = 2.0
+# What the broker still has of a closed connection comes after it.
+CUT_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class FrontSettings:
     mqtt_broker: MqttBrokerSettings | None = None
     mqtt_clients: tuple[tuple[str, MqttClientSettings], ...] = ()
     shard: int = 0
+    rates: RateSettings = field(default_factory=RateSettings)
 
 
 class Front:
@@ -61,7 +66,9 @@ class Front:
         self.may_admit = asyncio.Event()
         # Gateways that were revoked or given another secret since; the gatekeeper closes their connections.
         self.to_disconnect: asyncio.Queue[str] = asyncio.Queue()
-        reception = Reception(self.identity, self.tally)
+        reception = Reception(self.identity, self.tally, Allowances(self.identity, clock.monotonic_ns, settings.rates))
+        reception.on_flood = self._cut
+        self._cut_ns_of_gateway: dict[int, int] = {}
         self.intake = StreamIntake(bus, reception.overflow, settings.shard)
         self.telemetry_app = TelemetryApp(reception, self.intake, self.held, clock)
         self.links: dict[str, Link] = {"http": HttpPushLink(self.held)}
@@ -86,6 +93,17 @@ class Front:
             if self._broker is not None:
                 await self._broker.may_admit.wait()
             self.may_admit.set()
+
+    def _cut(self, gateway_no: int) -> None:
+        """Have a gateway's connection closed that floods us with what the broker acknowledges before we see it."""
+        entry, now_ns = self.identity.gateway_of_no(gateway_no), self._clock.monotonic_ns()
+        cut_ns = self._cut_ns_of_gateway.get(gateway_no)
+        if entry is None or entry.link != "mqtt" or (cut_ns is not None and now_ns - cut_ns < CUT_EVERY_S * NS_PER_S):
+            return
+        self._cut_ns_of_gateway[gateway_no] = now_ns
+        self.tally.add_message(gateway_no, "rate_limited")
+        log.warning("gateway %s sends more than it may at QoS 1: its connection is closed", entry.gateway_id)
+        self.to_disconnect.put_nowait(entry.gateway_id)
 
     async def _follow_registry(self) -> None:
         last_seq = await self._last_registry_seq()

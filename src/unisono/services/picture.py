@@ -203,6 +203,12 @@ class Picture:
                 heard[gateway_no] = heard.get(gateway_no, 0) + int(of_gateway[gateway_no])
         return heard
 
+    def rate_limited_of_gateway(self) -> dict[int, int]:
+        """Return how often each gateway was held to its rate, where it was at all."""
+        nos = np.arange(max((len(counted.counts) for counted in self._counted.values()), default=1) - 1, dtype=np.int32)
+        found = self._rows(nos)[:, COUNTER_NAMES.index("rate_limited")]
+        return {no: int(found[no]) for no in np.flatnonzero(found).tolist()}
+
     def ingest_counts(self, gateway_nos: NDArray[np.int32] | None = None) -> dict[tuple[str, str], dict[str, int]]:
         """Return sums over these gateways (None: all) by (role, instance), named as in COUNTER_NAMES."""
         return {

@@ -139,11 +139,13 @@ class TelemetryApp:
         decode = _DECODERS.get(media_type)
         if decode is None:
             raise UnsupportedMedia(media_type)
+        self._refuse_flood(gateway.gateway_no)
         body = await _body(headers, receive)
         is_packed = body[:3] == b"UPK"
         if len(body) <= SMALL_BYTES and decode is (decode_packed if is_packed else decode_batch):
             n_kept = await self._together.keep(gateway.gateway_no, body)
             if n_kept is not None:
+                self._owe(gateway.gateway_no, n_kept)
                 return 202, b'{"accepted":%d,"rejected":[]}' % n_kept
         try:
             decoded = decode(body, gateway.gateway_no, self._reception.identity, self._clock.wall_ns())
@@ -154,7 +156,20 @@ class TelemetryApp:
             await self._intake.keep(decoded.batch)
         # Counted only now: what was not kept comes again.
         self._reception.readings(decoded, gateway.gateway_no)
+        self._owe(gateway.gateway_no, len(decoded.batch))
         return 202, _JSON.encode({"accepted": len(decoded.batch), "rejected": _told(decoded.rejected)})
+
+    def _refuse_flood(self, gateway_no: int) -> None:
+        """Raise TooMany when the gateway has sent more than it may; a request that is let in may go beyond it."""
+        allowances = self._reception.allowances
+        wait_s = 0 if allowances is None else allowances.wait_s(gateway_no)
+        if allowances is not None and wait_s:
+            self._reception.tally.add_message(gateway_no, "rate_limited")
+            raise TooMany("readings of this gateway a second", int(allowances.per_s(gateway_no)), wait_s)
+
+    def _owe(self, gateway_no: int, n_readings: int) -> None:
+        if self._reception.allowances is not None:
+            self._reception.allowances.owe(gateway_no, n_readings)
 
     async def _acks(
         self, gateway: GatewayEntry, scope: Scope, headers: dict[bytes, bytes], receive: Receive
