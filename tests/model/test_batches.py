@@ -83,3 +83,20 @@ def test_commands_written_before_cycles_came_apart_are_read_as_whole_ones() -> N
     payload = cycle_of(2).encode()
     assert msgspec.msgpack.decode(payload[8 : 8 + payload[4]]) == [2, 0, 1, 1, 1]
     assert CommandFrames.decode(payload).first_row == 0
+
+
+def test_a_message_of_several_batches_comes_apart_as_they_were() -> None:
+    columns = {"device_no": [1, 2, 3], "measured_ns": [10, 20, 30], "power_w": [1.0, 2.0, 3.0]}
+    parts = np.array([[4, 70, 2], [5, 80, 0], [6, 90, 1]])
+    batch = ReadingBatch.of_columns({"gateway_no": -1, "batch_seq": -1, "known_ns": 9, "parts": parts}, columns)
+    back = decode_incoming(batch.encode())
+    assert isinstance(back, ReadingBatch)
+    apart = [(one.gateway_no, one.batch_seq, one.known_ns, one.device_no.tolist()) for one in back.taken_apart()]
+    assert apart == [(4, 70, 9, [1, 2]), (5, 80, 9, []), (6, 90, 9, [3])]
+
+
+def test_parts_that_do_not_add_up_to_the_rows_are_damage() -> None:
+    columns = {"device_no": [1, 2], "measured_ns": [10, 20], "power_w": [1.0, 2.0]}
+    scalars = {"gateway_no": -1, "batch_seq": -1, "known_ns": 9, "parts": np.array([[4, 70, 3]])}
+    with pytest.raises(DamagedRecord, match="parts"):
+        decode_incoming(ReadingBatch.of_columns(scalars, columns).encode())
