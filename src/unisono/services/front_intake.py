@@ -15,7 +15,7 @@ from unisono.model.batches import AckBatch, ReadingBatch
 
 log = logging.getLogger(__name__)
 
-# At 1,000 readings a tick of 0.1 s: 100 s of an absent stream, some 50 MB.
+# At one a tick of 0.05 s: 50 s of an absent stream; at 100,000 readings a second 13 s, some 65 MB.
 OFFERED_MAX: Final = 1000
 RETRY_S: Final = 0.25
 

@@ -21,10 +21,11 @@ STOP_TIMEOUT_S = 30.0
 
 
 class PlantProcess:
-    """``unisono up`` on a data folder of its own, on free loopback ports."""
+    """``unisono up`` on a data folder of its own, on free loopback ports; ``roles``: these alone."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, roles: tuple[str, ...] = ()) -> None:
         self.data_dir = data_dir
+        chosen = ["--roles", ",".join(roles)] if roles else []
         environment = os.environ | {
             "UNISONO_DATA_DIR": str(data_dir),
             "UNISONO_HTTP_PORT": "0",
@@ -34,7 +35,7 @@ class PlantProcess:
         data_dir.mkdir(parents=True, exist_ok=True)
         self._log = (data_dir / "up.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "unisono.main.cli", "up"],
+            [sys.executable, "-m", "unisono.main.cli", "up", *chosen],
             env=environment,
             stdout=self._log,
             stderr=subprocess.STDOUT,
