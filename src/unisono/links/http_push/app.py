@@ -44,8 +44,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 BODY_BYTES_MAX: Final = 4 << 20
-# Bodies being read or kept at a time: bounds the memory they take to 256 MiB.
-IN_FLIGHT_MAX: Final = 64
+# Requests being read or kept at a time, and the bytes that their bodies may have: small ones are many, large ones few.
+IN_FLIGHT_MAX: Final = 1024
+IN_FLIGHT_BYTES_MAX: Final = 256 << 20
 BODY_TIMEOUT_S: Final = 30.0
 ROW_ERRORS_MAX: Final = 1000
 NEEDS: Final = "needs the header Authorization: Bearer <gateway_id>.<secret>, of a gateway that is not revoked"
@@ -83,7 +84,7 @@ class TelemetryApp:
         self._held = held
         self._clock = clock
         self._together = Together(reception, intake, clock)
-        self._n_in_flight = 0
+        self._n_in_flight = self._n_bytes_in_flight = 0
         self._routes = {
             ("POST", "/v1/telemetry"): self._telemetry,
             ("POST", "/v1/acks"): self._acks,
@@ -116,13 +117,17 @@ class TelemetryApp:
             raise NotFound("path", path)
         headers = {name: value for name, value in scope["headers"]}  # noqa: C416 - a later one wins
         gateway = self._authenticated(headers.get(b"authorization", b""))
-        if self._n_in_flight >= IN_FLIGHT_MAX:
-            raise Unavailable("telemetry intake", f"{IN_FLIGHT_MAX} requests are in progress")
+        declared = headers.get(b"content-length", b"")
+        n_bytes = min(int(declared), BODY_BYTES_MAX) if declared.isdigit() else BODY_BYTES_MAX
+        if self._n_in_flight >= IN_FLIGHT_MAX or self._n_bytes_in_flight + n_bytes > IN_FLIGHT_BYTES_MAX:
+            raise Unavailable("telemetry intake", f"{self._n_in_flight} requests are in progress")
         self._n_in_flight += 1
+        self._n_bytes_in_flight += n_bytes
         try:
             return await handler(gateway, scope, headers, receive)
         finally:
             self._n_in_flight -= 1
+            self._n_bytes_in_flight -= n_bytes
 
     def _authenticated(self, header: bytes) -> GatewayEntry:
         scheme, _, token = header.decode("latin-1").partition(" ")
