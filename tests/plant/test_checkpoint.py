@@ -12,8 +12,10 @@ from hypothesis import given, strategies as st
 
 from tests.plant.fake_fleet import FakeFleet, battery, dispatch_of, fleet_of
 from unisono.base.errors import DamagedRecord
+from unisono.brain.dispatch.sums import Sum
 from unisono.fleet import columns
 from unisono.fleet.columns import F4, I4, Leases
+from unisono.model.dispatch import TargetPoint
 from unisono.plant import checkpoint as module
 from unisono.plant.checkpoint import SCHEMA_DIGEST, Carried, Image, bytes_of, checkpoint, restore
 
@@ -67,6 +69,22 @@ def test_an_image_is_of_the_instant_at_which_it_was_taken_whatever_room_it_was_g
     fleet.cycle()
     assert [b"".join(image.parts()) for image in images] == [payload] * 3
     assert checkpoint(fleet.state, carried, fleet.now_ns, fleet.mono_ns) != payload
+
+
+def test_what_a_dead_band_kept_back_is_still_asked_for_by_who_goes_on_from_a_checkpoint() -> None:
+    fleet = fleet_of([battery(no, merit=no) for no in range(1, 8)])
+    spec = dispatch_of(fleet, 20_000.0)
+    fleet.cycle(spec)
+    fleet.run(8)
+    fleet.cycle(msgspec.structs.replace(spec, revision=2, targets=(TargetPoint(spec.start_ns, 20_010.0),)))
+    fleet.cycle(msgspec.structs.replace(spec, revision=3, targets=(TargetPoint(spec.start_ns, 20_020.0),)))
+    [ours] = fleet.state.dispatches.values()
+    assert ours.sums[Sum.KEPT_W] == 10.0, "less than a command is worth"
+
+    payload = checkpoint(fleet.state, Carried(), fleet.now_ns, fleet.mono_ns)
+    state, _ = restore(payload, fleet.state.config, 2, fleet.now_ns, fleet.mono_ns)
+    [theirs] = state.dispatches.values()
+    np.testing.assert_array_equal(theirs.sums, ours.sums)
 
 
 @given(bit=st.integers(0, 8 * len(PAYLOAD) - 1))

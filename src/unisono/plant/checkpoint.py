@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from unisono.base.errors import DamagedRecord
 from unisono.brain.dispatch.controller import ActiveDispatch
 from unisono.brain.dispatch.members import Members, member_dtypes
+from unisono.brain.dispatch.sums import SUM_NAMES
 from unisono.fleet.columns import GROUPS, N_SOURCES, columns_of
 from unisono.fleet.table import ID_DTYPE, FleetTable, Portfolio
 from unisono.model.dispatch import Dispatch
@@ -217,9 +218,8 @@ def restore(
     for dispatch in header.dispatches:
         fields = {name: getattr(dispatch, name) for name in _DISPATCH_FIELDS}
         members = Members(*(next(queue) for _ in Members._fields))
-        # Its sums are of the cycle before; the next one makes them anew, of whatever names it has by then.
-        next(queue)
-        state.dispatches[dispatch.spec.dispatch_id] = ActiveDispatch(members=members, **fields)
+        # All but one of its sums are made anew in the next cycle; what dead-bands left out is carried over.
+        state.dispatches[dispatch.spec.dispatch_id] = ActiveDispatch(members=members, sums=next(queue), **fields)
     if epoch != header.epoch:
         _begin_epoch(state, epoch)
     return state, header.carried
@@ -289,6 +289,7 @@ def _schema_digest() -> bytes:
         "counters": FOLD_COUNTER_NAMES,
         "table": list(_TABLE_ARRAYS.items()),
         "members": member_dtypes(Members),
+        "sums": SUM_NAMES,
     }
     structs = {
         part.__name__: list(part.__annotations__.items())

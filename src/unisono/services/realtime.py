@@ -44,8 +44,9 @@ Ts = TypeVarTuple("Ts")
 class RealtimeSettings:
     """How one shard is run.
 
-    ``checkpoint_every_s``: the most telemetry that a restart replays; after a cycle that commanded, or that says
-    something to the event log, the next one is written at once: what is in it need not be gathered from the streams.
+    ``checkpoint_every_s``: the most telemetry that a restart replays; after a cycle that commanded, in which a dispatch
+    ran, or that says something to the event log, the next one is written at once: what is in it need not be gathered
+    from the streams.
     ``lease_s``: how long an owner that can't reach PostgreSQL goes on commanding, and so how long a successor waits
     after a crash at most.
     """
@@ -147,7 +148,7 @@ class _Loop:
         log.info("caught up", extra={"positions": self.inbox.positions, "n_devices": self._state.n_devices})
 
     async def _cycle(self) -> bool:
-        """Run one cycle and hand out what came of it; return whether it commanded anybody."""
+        """Run one cycle and hand out what came of it; return whether a successor could not find that on the streams."""
         began_ns = self._clock.monotonic_ns()
         result = await self._in_worker(self._step, self.inbox.drain())
         cycle_ms = (self._clock.monotonic_ns() - began_ns) / NS_PER_MS
@@ -167,7 +168,8 @@ class _Loop:
             await self._bus.publish(subjects.totals(shard), msgspec.msgpack.encode(totals))
         except Unavailable as away:
             log.warning("totals not published", extra={"why": str(away)})
-        return len(result.frames) > 0
+        # Frames are there, but to gather them takes time; the loop of a dispatch that runs (its gap) is nowhere else.
+        return len(result.frames) > 0 or any(row.state == "active" for row in result.outcomes.progress)
 
     def _hold(self, outcomes: Unsent, worth: Worth) -> None:
         """Send the outcomes of a cycle, or hold them until a checkpoint has them: each entry reaches the log once."""
