@@ -168,6 +168,14 @@ def ack(rows: list[tuple[int, int, int]], gateway_no: int = 1) -> AckBatch:
     return AckBatch.of_columns({"gateway_no": gateway_no, "known_ns": T0_NS}, columns)
 
 
+def test_a_refusal_that_comes_again_does_not_make_the_pause_longer() -> None:
+    table = table_of(record(1))
+    table.leases.state[0], table.leases.seq[0] = 1, 7
+    assert apply_acks(table, [ack([(1, 7, 3)])], [M0_NS], T0_NS) == 1
+    assert apply_acks(table, [ack([(1, 7, 3)])], [M0_NS + 60 * NS_PER_S], T0_NS) == 0
+    assert table.leases.refused_until_mono_ns[0] == M0_NS + 900 * NS_PER_S
+
+
 def test_answers_count_only_for_the_newest_command() -> None:
     table = table_of(record(1))
     table.leases.state[0], table.leases.seq[0], table.leases.setpoint_w[0] = 1, 7, 900.0

@@ -338,7 +338,7 @@ def fold_acks(
     leases: Leases,
     gateways: Gateways,
 ) -> int:
-    """Fold answers; return how many refused. Answers to older commands, and from strangers, change nothing.
+    """Fold answers; return how many refused, each once. Answers to older commands, and from strangers, change nothing.
 
     What was accepted of the owner before, who gave the same command, is accepted.
     """
@@ -358,6 +358,7 @@ def fold_acks(
         is_of_former_owner = code[k] == 0 and seq[k] >= 0 and seq[k] == leases.former_seq[row]
         if seq[k] != leases.seq[row] and not is_of_former_owner:
             continue
+        is_known = leases.ack_code[row] == code[k]
         leases.ack_code[row] = code[k]
         if code[k] == 0:
             leases.acked_seq[row] = leases.seq[row]
@@ -368,6 +369,9 @@ def fold_acks(
             else:
                 # A release that was heard: the lease is over.
                 leases.state[row] = 0
+            continue
+        if is_known:
+            # The same refusal again: the pause counts from the first.
             continue
         n_refused += 1
         leases.move_mono_ns[row] = -1

@@ -91,7 +91,7 @@ def rehearse(spec: RehearsalSpec, watch: Watch | None = None) -> Rehearsal:
     upcoming = next(calls, None)
     registry: list[RegistryBatch] = [portfolio_of_all(region)]
     newest: StepResult | None = None
-    for now_ns in _instants(spec):
+    for now_ns in instants_of(spec):
         at_s = (now_ns - spec.start_ns) / NS_PER_S
         if at_s == spec.misbehave_at_s:
             region.misbehave(now_ns)
@@ -100,7 +100,7 @@ def rehearse(spec: RehearsalSpec, watch: Watch | None = None) -> Rehearsal:
         stepped_s = time.perf_counter()
         requests: list[Dispatch] = []
         if upcoming is not None and newest is not None and at_s >= upcoming.start_s - 60.0:
-            requests.append(_dispatch(upcoming, spec, newest, now_ns))
+            requests.append(dispatch_of(upcoming, spec, newest, now_ns))
             upcoming = next(calls, None)
         arrivals = [Arrival(batch, now_ns - spec.start_ns) for batch in batches]
         newest = step(state, arrivals, requests, registry, now_ns, now_ns - spec.start_ns)
@@ -118,7 +118,8 @@ def rehearse(spec: RehearsalSpec, watch: Watch | None = None) -> Rehearsal:
     return result
 
 
-def _instants(spec: RehearsalSpec) -> Iterator[int]:
+def instants_of(spec: RehearsalSpec) -> Iterator[int]:
+    """Yield the wall instants of its cycles."""
     cycle_ns = round(spec.plant.cycle_s * NS_PER_S)
     return iter(range(spec.start_ns, spec.start_ns + round(spec.duration_s * NS_PER_S), cycle_ns))
 
@@ -137,7 +138,8 @@ def portfolio_of_all(region: Region) -> RegistryBatch:
     return RegistryBatch((*records, portfolio))
 
 
-def _dispatch(call: Call, spec: RehearsalSpec, newest: StepResult, now_ns: int) -> Dispatch:
+def dispatch_of(call: Call, spec: RehearsalSpec, newest: StepResult, now_ns: int) -> Dispatch:
+    """Return the request for a call, its power a share of what the newest cycle promises."""
     totals = next(t for t in newest.totals.portfolios if t.portfolio_no == PORTFOLIO_NO)
     promised_w = totals.dispatchable_up_w if call.share_frac > 0 else totals.dispatchable_down_w
     start_ns = spec.start_ns + round(call.start_s * NS_PER_S)

@@ -130,6 +130,29 @@ class Network:
         return self._rng.uniform(2.0, 2.0 * self.spec.latency_max_s, n)
 
 
+class SteadyNetwork(Network):
+    """The same ways without their chances: each message arrives once, after the median latency.
+
+    Clouds still fetch at their pace, and gateways still lose their connection. What one message meets does not depend
+    on how many others there are, so that two regions which are told the same things in other words stay the same.
+    """
+
+    def travel_s(self, n: int) -> Floats:
+        """Return the median latency ``n`` times."""
+        return np.full(n, self.spec.latency_median_s)
+
+    def to_gateways(self, gateway: Whole, now_ns: int) -> tuple[NDArray[np.intp], Whole]:
+        """Return all positions and their instants."""
+        due = np.full(gateway.size, now_ns + round(self.spec.latency_median_s * NS_PER_S), np.int64)
+        cloud = self._is_cloud[gateway]
+        due[cloud] = self.next_poll_ns(gateway[cloud], due[cloud]) + round(CLOUD_PASSES_ON_S[0] * NS_PER_S)
+        return np.arange(gateway.size), due
+
+    def fate_of_readings(self, n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return that none is lost, doubled or held back."""
+        return np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+
+
 class Retained:
     """The last command to each device, as a broker or a gateway keeps it, and brings it again after an outage."""
 

@@ -36,11 +36,11 @@ Whole = NDArray[np.int64]
 class Region:
     """A world of devices behind a network. Device numbers are roster rows + 1, gateway numbers gateways + 1."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, network: type[Network] = Network) -> None:
         spec, start_ns = world.spec, world.start_ns
         self.devices = Devices(world, 0)
         self._start_ns = start_ns
-        self._network = Network(spec, self.roster, start_ns)
+        self._network = network(spec, self.roster, start_ns)
         self._retained = Retained(self.roster.n_devices)
         self._commands = ColumnQueue(leases.N_COMMAND)
         self._renewals = ColumnQueue(leases.N_RENEWAL)
