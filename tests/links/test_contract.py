@@ -47,6 +47,7 @@ def engine(tmp_path: Path) -> Iterator[NatsEngine]:
 def reception() -> Reception:
     identity = Identity()
     identity.fold(fleet())
+    identity.is_complete.set()
     return Reception(identity, Tally())
 
 

@@ -55,6 +55,23 @@ PACKED = {"Content-Type": "application/vnd.unisono.packed"}
 GOOD = Reading(id=device_id(31), ts=NOW_MS, p=-4.5)
 
 
+def test_a_front_that_still_reads_its_registry_answers_that_it_can_not_say(engine: NatsEngine) -> None:
+    async def scenario() -> None:
+        async with enrolled(engine.endpoints) as bus:
+            front = Front(bus, clock(), FrontSettings("1"))
+            async with gateway_client(front) as client:
+                early = await client.post("/v1/telemetry", content=encode_batch(1, [GOOD]), headers=JSON)
+                assert early.status_code == 503
+                assert "the registry is being read" in early.json()["detail"]
+                assert "retry-after" in early.headers
+                async with running(front.run()):
+                    await front.knows_registry.wait()
+                    known = await client.post("/v1/telemetry", content=encode_batch(1, [GOOD]), headers=JSON)
+        assert (known.status_code, known.json()) == (202, {"accepted": 1, "rejected": []})
+
+    asyncio.run(scenario())
+
+
 def test_three_forms_and_acknowledgements_are_kept(engine: NatsEngine) -> None:
     async def scenario() -> None:
         async with enrolled(engine.endpoints) as bus:

@@ -115,6 +115,9 @@ class TelemetryApp:
             if allowed := [method for method, known in self._routes if path == known]:
                 raise MethodNotAllowed(scope["method"], allowed)
             raise NotFound("path", path)
+        if not self._reception.identity.is_complete.is_set():
+            # Who is told now that his devices are unknown would believe it, and let their readings go.
+            raise Unavailable("telemetry intake", "the registry is being read")
         headers = {name: value for name, value in scope["headers"]}  # noqa: C416 - a later one wins
         gateway = self._authenticated(headers.get(b"authorization", b""))
         declared = headers.get(b"content-length", b"")
