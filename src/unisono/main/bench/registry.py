@@ -19,6 +19,7 @@ BENCHES: Final = {
     "enrol": "a million devices from NDJSON into PostgreSQL and into realtime's columns",
     "start": "a million devices, from the start of the process to a true picture",
     "ingest": "readings over MQTT and HTTP into state and history; --keep: what is acknowledged and kept",
+    "double": "a rehearsed day sent twice, with 200 crashes of the owner, beside the undisturbed day",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
 # Benches that know another way for what is acknowledged and kept.
