@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.api.conftest import NOW_NS, Plant, problem_of
 from tests.api.test_dispatches import totals
 
-from unisono.services.alarms import COVERAGE, OUTBOX_BACKLOG, REALTIME_SILENT, AlarmLoop, AlarmSettings
+from unisono.engines.room import Room
+from unisono.services.alarms import COVERAGE, DISK_FILLING, OUTBOX_BACKLOG, REALTIME_SILENT, AlarmLoop, AlarmSettings
 from unisono.store import alarms
 
 SETTINGS = AlarmSettings(hold_s=1, clear_s=1)
@@ -32,6 +33,19 @@ def test_the_loop_raises_and_clears_what_the_picture_and_the_outbox_say(lone_pla
     assert {one["kind"]: one["state"] for one in everything}[REALTIME_SILENT] == "cleared"
     events = plant.get(f"/v1/vpp/portfolios/{made['portfolio_id']}/events").json()["items"]
     assert events[-1]["kind"] == "alarm.raised"
+
+
+def test_a_disk_that_fills_up_is_an_alarm_until_there_is_room(lone_plant: Plant) -> None:
+    plant, rooms = lone_plant, [Room(19, 100), Room(18, 100), Room(30, 100), Room(30, 100)]
+    loop = AlarmLoop(plant.database, plant.picture, plant.clock, SETTINGS, room=lambda: rooms.pop(0))
+
+    def seen() -> list[tuple[str, str]]:
+        loop.look()
+        plant.clock.advance(2)
+        everything = plant.get("/v1/alarms?open_only=false").json()["items"]
+        return [(one["state"], one["severity"]) for one in everything if one["kind"] == DISK_FILLING]
+
+    assert [seen(), seen(), seen(), seen()] == [[], [("raised", "critical")], *[[("cleared", "critical")]] * 2]
 
 
 def test_the_end_of_an_alarm_says_what_is_so_now_and_its_words_follow_before(lone_plant: Plant) -> None:

@@ -25,6 +25,7 @@ class FakeEngine:
         self.name, self.order = name, order
         self.is_able = True
         self.is_running = False
+        self.problem = ""
         self.n_starts = 0
 
     @property
@@ -44,6 +45,9 @@ class FakeEngine:
 
     def is_alive(self) -> bool:
         return self.is_running
+
+    def stuck(self) -> str:
+        return self.problem
 
 
 def pair() -> tuple[Supervisor, FakeEngine, FakeEngine, MovableClock, list[str]]:
@@ -176,3 +180,43 @@ def test_a_child_that_never_starts_raises_at_once(name: str) -> None:
     {"first": first, "second": second}[name].is_able = False
     with pytest.raises(Unavailable, match="not now"):
         supervisor.start()
+
+
+def test_a_child_that_runs_and_is_stuck_is_started_again() -> None:
+    supervisor, first, second, clock, order = pair()
+    supervisor.start()
+    order.clear()
+    second.problem = "can't write"
+    clock.advance(supervising.STUCK_EVERY_S)
+    supervisor.look()
+    assert order == ["-second"]
+    second.problem = ""
+    clock.advance(supervising.PAUSE_FIRST_S)
+    supervisor.look()
+    assert order == ["-second", "+second"]
+    assert supervisor.restarts() == {"first": 0, "second": 1}
+    clock.advance(supervising.STUCK_EVERY_S)
+    supervisor.look()
+    assert order == ["-second", "+second"]
+    assert first.n_starts == 1
+
+
+def test_a_restart_that_can_not_be_written_down_is_written_as_soon_as_it_can() -> None:
+    supervisor, first, _, clock, _ = pair()
+    wanted, told = [OSError("no space left on device")] * 2, [0]
+
+    def write() -> None:
+        if wanted:
+            raise wanted.pop()
+        told[0] += 1
+
+    supervisor.on_change = write
+    supervisor.start()
+    first.is_running = False
+    supervisor.look()
+    clock.advance(supervising.PAUSE_FIRST_S)
+    supervisor.look()
+    assert (first.is_running, told[0]) == (True, 0), "it watches on"
+    supervisor.look()
+    supervisor.look()
+    assert told[0] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from unisono.base.instants import format_rfc3339, parse_rfc3339
 from unisono.bus.connection import Bus, connect
 from unisono.main.client import ApiClient
 from unisono.main.demo.children import PlantProcess, RegionProcess, wait_until
+from unisono.model.batches import ReadingBatch
 
 N_DEVICES: Final = 200
 # A first start after a change of kernels compiles them.
@@ -170,6 +172,29 @@ async def with_bus(facts: dict[str, Any], ask: Callable[[Bus], Any]) -> Any:
         return await ask(bus)
     finally:
         await bus.close()
+
+
+def n_kept(scene: Scene) -> int:
+    """Different readings on the stream: repetitions by gateways and fronts count once, restarts reset nothing."""
+    facts = wait_until(scene.plant.run_facts, 5, "run.json")
+    kept: set[tuple[int, int]] = set()
+    for _, batch in asyncio.run(with_bus(facts, batches_of)):
+        kept.update(zip(batch.device_no.tolist(), batch.measured_ns.tolist(), strict=True))
+    return len(kept)
+
+
+async def batches_of(bus: Bus) -> list[tuple[int, ReadingBatch]]:
+    """Every batch of readings on the stream, with its sequence."""
+    last_seq = await bus.last_seq("READINGS")
+    reader = bus.reader("READINGS", "readings.*", 1)
+    found, seq = [], 0
+    while seq < last_seq:
+        for message in await reader.take(500, 1.0):
+            seq = message.seq
+            if message.payload[:4] == ReadingBatch.MAGIC:
+                found.append((seq, ReadingBatch.decode(message.payload)))
+    await reader.close()
+    return found
 
 
 @contextmanager

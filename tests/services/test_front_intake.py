@@ -62,3 +62,18 @@ def test_readings_that_go_from_the_full_queue_are_overflowed_for_their_gateways(
     asyncio.run(scenario())
     assert stream.kept == [[11], [12], [21]], "what is being published does not go"
     assert [tally.count(no, "overflowed") for no in (-1, 1, 2, 3)] == [0, 2, 1, 2]
+
+
+def test_nothing_is_kept_on_a_full_disk_and_the_answer_says_why() -> None:
+    stream, words = AbsentStream(), ["is full", ""]
+    stream.is_back = True
+
+    async def scenario() -> None:
+        intake = StreamIntake(stream, [].append, full=lambda: words.pop(0))  # type: ignore[arg-type]
+        with pytest.raises(Unavailable, match="the disk of the streams is unavailable: is full"):
+            await intake.keep(readings(11))
+        assert stream.n_tried == 0
+        await intake.keep(readings(11))
+
+    asyncio.run(scenario())
+    assert stream.kept == [[11]]

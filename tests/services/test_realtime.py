@@ -277,3 +277,27 @@ def test_cycles_go_on_while_a_checkpoint_is_written_and_what_they_say_waits_for_
                 loop.close()
 
     asyncio.run(scenario())
+
+
+def test_an_owner_that_can_not_write_its_checkpoint_goes_on_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = fleet_of([battery(1)])
+    # Where the fresh file should be is a folder: nothing can be written there.
+    (tmp_path / "plant/shard-0.new").mkdir(parents=True)
+
+    async def scenario() -> int:
+        with nats_engine(tmp_path / "nats") as engine:
+            async with bus_of(engine.start()) as bus:
+                await bus.ensure_streams()
+                await bus.publish_kept("registry.0", encode_registry(RegistryBatch((fleet.devices[0].record,))))
+                loop = loop_of(bus, tmp_path / "plant", fleet, epoch=1)
+                await catch_up(loop)
+                for _ in range(2):
+                    await loop._cycle()
+                    await loop._save()
+                loop.close()
+                return loop._state.cycle
+
+    assert asyncio.run(scenario()) == 2
+    assert [record.message for record in caplog.records].count("checkpoint not written") == 1

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from unisono.base.clock import Clock
 from unisono.base.errors import TooMany, Unavailable
+from unisono.engines.room import Room
 from unisono.services.picture import Asker, Picture
 from unisono.store.database import Database
 
@@ -82,6 +83,8 @@ class ApiContext:
     telemetry: ASGIApp | None = None
     history: HistoryReader | None = None
     instance: str = "web"
+    # The disk of our own engines; None: they are the operator's.
+    room: Callable[[], Room] | None = None
     # Set when a job was queued, so that the worker need not wait for its next look.
     job_news: asyncio.Event = field(default_factory=asyncio.Event)
     n_streams: int = 0

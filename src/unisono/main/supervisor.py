@@ -27,6 +27,8 @@ PAUSE_FIRST_S: Final = 0.2
 PAUSE_MAX_S: Final = 10.0
 # Having run for this long, a child that dies is started at once again.
 FORGIVEN_AFTER_S: Final = 30.0
+# Whether a child runs, but must be started again all the same, is asked so often.
+STUCK_EVERY_S: Final = 5.0
 STOP_GRACE_S: Final = 6.0
 
 
@@ -50,6 +52,10 @@ class Startable(Protocol):
         """Whether its process runs."""
         ...
 
+    def stuck(self) -> str:
+        """Say why it must be started again although it runs; "": it need not."""
+        ...
+
 
 class RoleProcess:
     """A command as a child that dies with us; what it prints goes to ``log``."""
@@ -68,6 +74,10 @@ class RoleProcess:
     def is_alive(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
+
+    def stuck(self) -> str:
+        """Say nothing: a role that can't go on ends by itself."""
+        return ""
 
     def start(self) -> None:
         """Start the process."""
@@ -94,6 +104,7 @@ class _Watched:
     pause_s: float = PAUSE_FIRST_S
     started_ns: int = 0
     due_ns: int = 0
+    asked_ns: int = 0
     problem: str = ""
 
 
@@ -106,6 +117,8 @@ class Supervisor:
         self._watched = [_Watched(name, what) for name, what in children.items()]
         self._clock = clock
         self.on_change = on_change
+        # A change that nobody could be told of: the disk was full.
+        self._is_untold = False
 
     def pids(self) -> dict[str, int | None]:
         """Return the process ids by name."""
@@ -136,8 +149,13 @@ class Supervisor:
                 continue
             if watched.is_up and not watched.what.is_alive():
                 self._note_death(watched, now_ns)
+            elif watched.is_up and now_ns - watched.asked_ns >= STUCK_EVERY_S * NS_PER_S:
+                watched.asked_ns = now_ns
+                self._end_stuck(watched, now_ns)
             if not watched.is_up and now_ns >= watched.due_ns:
                 self._restart(watched, now_ns)
+        if self._is_untold:
+            self._tell()
 
     def stop(self) -> None:
         """Stop all, last started first; one that resists is reported and does not keep the others running."""
@@ -155,6 +173,18 @@ class Supervisor:
         watched.started_ns = self._clock.monotonic_ns()
         log.info("child started", extra={"child": watched.name, "child_pid": watched.what.pid})
 
+    def _end_stuck(self, watched: _Watched, now_ns: int) -> None:
+        why = watched.what.stuck()
+        if not why:
+            return
+        log.error("child is stuck, and is started again", extra={"child": watched.name, "why": why})
+        try:
+            watched.what.stop()
+        except UnisonoError as stubborn:
+            log.error("child does not stop", extra={"child": watched.name, "why": str(stubborn)})  # noqa: TRY400
+            return
+        self._note_death(watched, now_ns)
+
     def _note_death(self, watched: _Watched, now_ns: int) -> None:
         ran_s = (now_ns - watched.started_ns) / NS_PER_S
         if ran_s >= FORGIVEN_AFTER_S:
@@ -169,7 +199,7 @@ class Supervisor:
     def _restart(self, watched: _Watched, now_ns: int) -> None:
         try:
             self._start(watched)
-        except UnisonoError as failed:
+        except (UnisonoError, OSError) as failed:
             if str(failed) != watched.problem:
                 log.error("child does not start", extra={"child": watched.name, "why": str(failed)})  # noqa: TRY400
             watched.problem = str(failed)
@@ -178,4 +208,15 @@ class Supervisor:
             return
         watched.problem = ""
         watched.n_restarts += 1
-        self.on_change()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say that a child was started again; what can't be written now is tried again at the next look."""
+        try:
+            self.on_change()
+        except OSError as full:
+            if not self._is_untold:
+                log.error("a change can't be written", extra={"why": str(full)})  # noqa: TRY400
+            self._is_untold = True
+        else:
+            self._is_untold = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from unisono.base.clock import Clock
 from unisono.base.errors import Unavailable
 from unisono.base.instants import NS_PER_S
+from unisono.engines.room import Room
 from unisono.model.technology import Lifecycle
 from unisono.model.totals import LogEntry, PortfolioTotals
 from unisono.services.picture import Picture
@@ -32,7 +33,10 @@ GATEWAY_SILENT: Final = "gateway_silent"
 REALTIME_SILENT: Final = "realtime_not_heard"
 OUTBOX_BACKLOG: Final = "outbox_backlog"
 GATEWAY_FLOODS: Final = "gateway_over_rate"
-KINDS: Final = (COVERAGE, SHORTFALL, GATEWAY_SILENT, GATEWAY_FLOODS, REALTIME_SILENT, OUTBOX_BACKLOG)
+DISK_FILLING: Final = "disk_filling"
+KINDS: Final = (
+    COVERAGE, SHORTFALL, GATEWAY_SILENT, GATEWAY_FLOODS, REALTIME_SILENT, OUTBOX_BACKLOG, DISK_FILLING,
+)  # fmt: skip
 
 SEVERITY_OF_KIND: Final = {
     COVERAGE: "warning",
@@ -41,6 +45,7 @@ SEVERITY_OF_KIND: Final = {
     GATEWAY_FLOODS: "warning",
     REALTIME_SILENT: "critical",
     OUTBOX_BACKLOG: "critical",
+    DISK_FILLING: "critical",
 }
 
 
@@ -217,7 +222,16 @@ class FloodWatch:
 class AlarmLoop:
     """Looks at the picture and the outbox, and keeps the alarms of every organisation."""
 
-    def __init__(self, database: Database, picture: Picture, clock: Clock, settings: AlarmSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        picture: Picture,
+        clock: Clock,
+        settings: AlarmSettings,
+        *,
+        room: Callable[[], Room] | None = None,
+    ) -> None:
+        self._room = room
         self._database, self._picture, self._clock, self._settings = database, picture, clock, settings
         self._book = AlarmBook(settings)
         self._silence = SilenceWatch()
@@ -249,7 +263,12 @@ class AlarmLoop:
         stale_reason = self._picture.stale_reason()
         _, oldest_ns = views.outbox_backlog(connection)
         age_s = 0.0 if oldest_ns is None else (self._clock.wall_ns() - oldest_ns) / NS_PER_S
+        room = None if self._room is None else self._room()
         for organisation_id in organisations_ids:
+            if room is not None:
+                found.append(
+                    Condition(organisation_id, DISK_FILLING, "platform", room.words(), is_wrong=room.is_little)
+                )
             if stale_reason:
                 found.append(Condition(organisation_id, REALTIME_SILENT, "platform", stale_reason))
             if age_s > self._settings.outbox_age_s:
@@ -279,6 +298,7 @@ class AlarmLoop:
             GATEWAY_FLOODS: "it keeps to its rate",
             SHORTFALL: "the dispatch is not in force any more",
             REALTIME_SILENT: "realtime is heard",
+            DISK_FILLING: "the disk is not watched from here any more",
             OUTBOX_BACKLOG: f"nothing waits for longer than {self._settings.outbox_age_s:g} s",
         }[over.kind]
 
@@ -329,10 +349,17 @@ class AlarmLoop:
         event_log.append(connection, entries)
 
 
-async def run(database: Database, picture: Picture, clock: Clock, settings: AlarmSettings | None = None) -> None:
-    """Keep the alarms until cancelled."""
+async def run(
+    database: Database,
+    picture: Picture,
+    clock: Clock,
+    settings: AlarmSettings | None = None,
+    *,
+    room: Callable[[], Room] | None = None,
+) -> None:
+    """Keep the alarms until cancelled; ``room`` is asked for that of our own engines' disk."""
     settings = settings or AlarmSettings()
-    loop = AlarmLoop(database, picture, clock, settings)
+    loop = AlarmLoop(database, picture, clock, settings, room=room)
     while True:
         await asyncio.sleep(settings.look_every_s)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,6 +48,8 @@ class FrontSettings:
     mqtt_clients: tuple[tuple[str, MqttClientSettings], ...] = ()
     shard: int = 0
     rates: RateSettings = field(default_factory=RateSettings)
+    # Says why nothing more can be kept; "": it can.
+    full: Callable[[], str] = str
 
 
 class Front:
@@ -69,7 +71,7 @@ class Front:
         reception = Reception(self.identity, self.tally, Allowances(self.identity, clock.monotonic_ns, settings.rates))
         reception.on_flood = self._cut
         self._cut_ns_of_gateway: dict[int, int] = {}
-        self.intake = StreamIntake(bus, reception.overflow, settings.shard)
+        self.intake = StreamIntake(bus, reception.overflow, settings.shard, full=settings.full)
         self.telemetry_app = TelemetryApp(reception, self.intake, self.held, clock)
         self.links: dict[str, Link] = {"http": HttpPushLink(self.held)}
         self._broker: MqttBrokerLink | None = None

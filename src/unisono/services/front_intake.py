@@ -23,11 +23,15 @@ RETRY_S: Final = 0.25
 class StreamIntake:
     """Links' ``Intake`` over the bus. Overflow policy of what carries no promise: the oldest batch that waits goes.
 
-    ``on_overflow`` is told of it, so that each of its readings is counted.
+    ``on_overflow`` is told of it, so that each of its readings is counted. ``full`` says that nothing more is accepted,
+    and why; "": it is.
     """
 
-    def __init__(self, bus: Bus, on_overflow: Callable[[ReadingBatch], None], shard: int = 0) -> None:
+    def __init__(
+        self, bus: Bus, on_overflow: Callable[[ReadingBatch], None], shard: int = 0, *, full: Callable[[], str] = str
+    ) -> None:
         self._bus = bus
+        self._full = full
         self._subject = subjects.readings(shard)
         self._offered: deque[ReadingBatch] = deque()
         self._news = asyncio.Event()
@@ -35,6 +39,8 @@ class StreamIntake:
 
     async def keep(self, batch: ReadingBatch | AckBatch) -> None:
         """Return when the batch is on the stream. Raises Unavailable; then it may be there or not."""
+        if why := self._full():
+            raise Unavailable("the disk of the streams", why)
         await self._bus.publish_kept(self._subject, batch.encode())
 
     def offer(self, batch: ReadingBatch) -> None:

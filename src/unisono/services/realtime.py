@@ -96,6 +96,7 @@ class _Loop:
         self._held: list[tuple[Unsent, Worth]] = []
         self._saves = Checkpoints(settings.checkpoint_path, clock)
         self._saving: asyncio.Task[None] | None = None
+        self._has_saved = True
         self.inbox = Inbox(bus, settings.shard, clock, carried.positions)
         self.outbound = Outbound(bus)
         for message in carried.unsent:
@@ -193,7 +194,14 @@ class _Loop:
 
     async def _keep(self, image: Image, n_held: int) -> None:
         """Write the image beside the old checkpoint, sync, rename; then send the first ``n_held``, which it has."""
-        await self._saves.write(image)
+        try:
+            await self._saves.write(image)
+            self._has_saved = True
+        except OSError as full:
+            # Commands must go on. What waited goes out: told twice after a crash, it is on record once all the same.
+            if self._has_saved:
+                log.error("checkpoint not written", extra={"why": str(full)})  # noqa: TRY400
+            self._has_saved = False
         for message, worth in self._held[:n_held]:
             self.outbound.put(message, worth)
         del self._held[:n_held]
