@@ -58,6 +58,9 @@ def with_power(technology: Technology, power_w: float, **columns: float) -> Flee
 
 @pytest.mark.parametrize(("technology", "columns", "reference_w", "method"), [
     (Technology.BESS, {}, 0.0, ReferenceMethod.PLAN_OR_ZERO),
+    (Technology.BESS, {"mean_w": -100.0, "mean_weight": 0.6}, 0.0, ReferenceMethod.PLAN_OR_ZERO),
+    (Technology.BESS, {"mean_w": 1500.0, "mean_weight": 0.01}, 0.0, ReferenceMethod.PLAN_OR_ZERO),
+    (Technology.BESS, {"mean_w": 1500.0, "mean_weight": 0.6}, 1500.0, ReferenceMethod.RECENT_MEAN),
     (Technology.PV, {}, 0.0, ReferenceMethod.CLEAR_SKY_RATIO),
     (Technology.THERMOSTAT, {"mean_w": -800.0, "mean_weight": 0.6}, -800.0, ReferenceMethod.RECENT_MEAN),
     (Technology.THERMOSTAT, {"mean_w": -800.0, "mean_weight": 0.01}, -3000.0, ReferenceMethod.LAST_VALUE),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,31 @@ def test_a_repeated_batch_is_dropped_whole(seqs: list[int]) -> None:
             seen.add(seq)
         else:
             assert counts == {"kept": 1}
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 5), st.integers(0, 3)), max_size=5), max_size=4))
+def test_a_message_of_several_gateways_folds_as_their_batches_would_one_by_one(
+    messages: list[list[tuple[int, int, int]]],
+) -> None:
+    together, apart = (table_of(*(record(no, gateway_no=no % 3) for no in range(1, 7))) for _ in range(2))
+    for at, parts in enumerate(messages):
+        rows = [
+            {"device_no": no, "power_w": 10.0 * no + at, "measured_ns": T0_NS + at * NS_PER_S}
+            for gateway_no, _, n in parts
+            for no in ([3, 6, 9], [1, 4, 7], [2, 5, 8])[gateway_no][:n]
+        ]
+        known_ns, mono_ns = T0_NS + at * NS_PER_S, M0_NS + at * NS_PER_S
+        if not parts:
+            continue
+        whole = replace(batch_of(rows, known_ns, gateway_no=-1), parts=np.array(parts, np.int64))
+        apply_readings(together, [whole], [mono_ns])
+        first = 0
+        for gateway_no, seq, n in parts:
+            one = batch_of(rows[first : first + n], known_ns, gateway_no=gateway_no, batch_seq=seq)
+            apply_readings(apart, [one], [mono_ns])
+            first += n
+    np.testing.assert_array_equal(together.counters, apart.counters)
+    np.testing.assert_array_equal(together.slots.power_w, apart.slots.power_w)
 
 
 def slow_fold(batches: list[ReadingBatch]) -> dict[tuple[int, int], tuple[int, float]]:

@@ -85,14 +85,28 @@ def test_commands_written_before_cycles_came_apart_are_read_as_whole_ones() -> N
     assert CommandFrames.decode(payload).first_row == 0
 
 
-def test_a_message_of_several_batches_comes_apart_as_they_were() -> None:
+def test_a_message_of_several_batches_tells_whose_rows_are_whose() -> None:
     columns = {"device_no": [1, 2, 3], "measured_ns": [10, 20, 30], "power_w": [1.0, 2.0, 3.0]}
     parts = np.array([[4, 70, 2], [5, 80, 0], [6, 90, 1]])
     batch = ReadingBatch.of_columns({"gateway_no": -1, "batch_seq": -1, "known_ns": 9, "parts": parts}, columns)
     back = decode_incoming(batch.encode())
     assert isinstance(back, ReadingBatch)
-    apart = [(one.gateway_no, one.batch_seq, one.known_ns, one.device_no.tolist()) for one in back.taken_apart()]
-    assert apart == [(4, 70, 9, [1, 2]), (5, 80, 9, []), (6, 90, 9, [3])]
+    assert back.pieces().tolist() == parts.tolist()
+    assert back.gateway_of_row().tolist() == [4, 4, 6]
+    kept = back.rows(np.array([True, False, True]))
+    assert (kept.device_no.tolist(), kept.pieces().tolist()) == ([1, 3], [[-1, -1, 2]])
+
+
+def test_answers_of_several_gateways_travel_together() -> None:
+    def answers(gateway_no: int, *device_nos: int) -> AckBatch:
+        return AckBatch.of_columns({"gateway_no": gateway_no, "known_ns": gateway_no}, {"device_no": device_nos})
+
+    one, other = answers(4, 1, 2), answers(6, -1)
+    assert AckBatch.together([one]) is one
+    both = decode_incoming(AckBatch.together([one, other]).encode())
+    assert isinstance(both, AckBatch)
+    assert (both.known_ns, both.device_no.tolist(), both.gateway_of_row().tolist()) == (6, [1, 2, -1], [4, 4, 6])
+    assert AckBatch.together([both, other]).pieces()[:, 0].tolist() == [4, 6, 6]
 
 
 def test_parts_that_do_not_add_up_to_the_rows_are_damage() -> None:

@@ -43,27 +43,34 @@ REFUSAL_PAUSE_S: Final = np.array(
 
 def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_mono_ns: Sequence[int]) -> int:
     """Fold the batches in their order; return how many readings were kept."""
-    fresh: list[int] = []
+    taken: list[ReadingBatch] = []
+    sizes: list[int] = []
     gateways: list[int] = []
-    for index, batch in enumerate(batches):
-        gateway = table.gateway_row(batch.gateway_no)
-        if batch.batch_seq != NO_SEQ and gateway > 0 and _is_repeated(table, gateway, batch.batch_seq):
-            table.counters[gateway, _ACCEPTED] += len(batch)
-            table.counters[gateway, _DUPLICATE] += len(batch)
-        elif len(batch):
-            fresh.append(index)
-            gateways.append(gateway)
-        table.gateways.heard_mono_ns[gateway] = received_mono_ns[index]
-    if not fresh:
+    known_ns: list[int] = []
+    received_ns: list[int] = []
+    for batch, mono_ns in zip(batches, received_mono_ns, strict=True):
+        is_repeated = []
+        pieces = batch.pieces()
+        for gateway_no, batch_seq, n in pieces.tolist():
+            gateway = table.gateway_row(gateway_no)
+            table.gateways.heard_mono_ns[gateway] = mono_ns
+            is_repeated.append(batch_seq != NO_SEQ and gateway > 0 and _is_repeated(table, gateway, batch_seq))
+            if is_repeated[-1]:
+                table.counters[gateway, _ACCEPTED] += n
+                table.counters[gateway, _DUPLICATE] += n
+            elif n:
+                sizes.append(n)
+                gateways.append(gateway)
+                known_ns.append(batch.known_ns)
+                received_ns.append(mono_ns)
+        taken.append(batch.rows(np.repeat(~np.array(is_repeated), pieces[:, 2])) if any(is_repeated) else batch)
+    if not sizes:
         return 0
-    taken = [batches[index] for index in fresh]
-    known_ns = np.array([batch.known_ns for batch in taken], np.int64)
-    received_ns = np.array([received_mono_ns[index] for index in fresh], np.int64)
     return fold_readings(
-        _joined(taken),
+        _joined(taken, sizes),
         np.array(gateways, np.int32),
-        known_ns,
-        received_ns,
+        np.array(known_ns, np.int64),
+        np.array(received_ns, np.int64),
         table.row_of_device,
         table.nameplate,
         table.slots,
@@ -76,12 +83,12 @@ def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_
 
 def apply_acks(table: FleetTable, batches: Sequence[AckBatch], received_mono_ns: Sequence[int], now_ns: int) -> int:
     """Fold what devices and gateways answered, in order; return how many refusals there were."""
-    sizes = [len(batch) for batch in batches]
-    gateways = table.gateway_rows(np.array([batch.gateway_no for batch in batches], np.int32))
-    received_ns = np.array(received_mono_ns, np.int64)
+    pieces = np.concatenate([batch.pieces() for batch in batches])
+    gateways = table.gateway_rows(pieces[:, 0].astype(np.int32))
+    received_ns = np.repeat(np.array(received_mono_ns, np.int64), [len(batch.pieces()) for batch in batches])
     table.gateways.heard_mono_ns[gateways] = received_ns
     return fold_acks(
-        np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        np.repeat(np.arange(len(pieces), dtype=np.int32), pieces[:, 2]),
         np.concatenate([batch.device_no for batch in batches]),
         np.concatenate([batch.seq for batch in batches]),
         np.concatenate([batch.code for batch in batches]),
@@ -114,7 +121,7 @@ def _is_repeated(table: FleetTable, gateway: int, seq: int) -> bool:
     return False
 
 
-def _joined(batches: Sequence[ReadingBatch]) -> Inflow:
-    sizes = [len(batch) for batch in batches]
+def _joined(batches: Sequence[ReadingBatch], sizes: Sequence[int]) -> Inflow:
+    """Return the rows of the batches, each with the index of the piece that it came with; ``sizes`` are the pieces'."""
     columns = [np.concatenate([getattr(batch, name) for batch in batches]) for name in Inflow._fields[1:]]
     return Inflow(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes), *columns)

@@ -63,15 +63,18 @@ class Reception:
         self.on_flood: Callable[[int], None] = _nobody_is_told
 
     def receive(self, arrived: Sequence[Arrived], known_ns: int) -> list[Received]:
-        """Return the batches of these messages in order, all singles together as the first. Nothing is raised.
+        """Return the batches of these messages in order, all singles together as the first, all answers as the last.
 
-        A batch of which no row was good is still returned, empty, because its receipt is due.
+        Nothing is raised. A batch of which no row was good is still returned, empty, because its receipt is due.
         """
         singles = [(name, payload) for name, payload in arrived if name.what is Up.TELEMETRY]
         received = [self._batch(name, payload, known_ns) for name, payload in arrived if name.what is not Up.TELEMETRY]
-        batches = [one for one in received if one is not None]
+        batches = [one for one in received if one is not None and not isinstance(one.batch, AckBatch)]
+        answers = [one.batch for one in received if one is not None and isinstance(one.batch, AckBatch)]
         if singles:
             batches.insert(0, Received(self.singles(singles, known_ns)))
+        if answers:
+            batches.append(Received(AckBatch.together(answers)))
         return batches
 
     def named(self, name: str, separator: str) -> UpName | None:

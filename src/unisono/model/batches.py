@@ -6,7 +6,7 @@ header's length (uint32), the header, then the columns one after the other, litt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
 
@@ -100,16 +100,51 @@ def _missing(n: int, dtype: str) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingBatch(_Columns):
+class _Incoming(_Columns):
+    """A message of one gateway's rows, or of several gateways' batches one after the other (``parts``).
+
+    ``parts`` (part, [gateway_no, batch_seq, rows]); where there are any, ``gateway_no`` and ``batch_seq`` are -1.
+    """
+
+    def pieces(self) -> NDArray[np.int64]:
+        """Return (piece, [gateway_no, batch_seq, rows]): the parts, or all of it as one."""
+        parts: NDArray[np.int64] = self.parts  # type: ignore[attr-defined]
+        if len(parts):
+            return parts
+        return np.array([[self.gateway_no, getattr(self, "batch_seq", NO_SEQ), len(self)]], np.int64)  # type: ignore[attr-defined]
+
+    def gateway_of_row(self) -> NDArray[np.int32]:
+        """Return the gateway_no of each row."""
+        pieces = self.pieces()
+        return np.repeat(pieces[:, 0], pieces[:, 2]).astype(np.int32)
+
+    def rows(self, kept: NDArray[np.bool_]) -> Self:
+        """Return the rows that are kept, without parts."""
+        columns = {name: getattr(self, name)[kept] for name in self.DTYPES}
+        return replace(self, **columns, parts=_no_parts())  # type: ignore[call-arg]  # both kinds have them
+
+    def _more(self) -> list[Any]:
+        parts: NDArray[np.int64] = self.parts  # type: ignore[attr-defined]
+        return [parts.astype("<i8").tobytes()] if len(parts) else []
+
+    @classmethod
+    def _read_more(cls, n_rows: int, parts: bytes = b"") -> dict[str, Any]:
+        if not parts:
+            return {}
+        found = np.frombuffer(parts, "<i8").reshape(-1, 3)
+        if found[:, 2].min() < 0 or found[:, 2].sum() != n_rows:
+            raise ValueError(f"its parts have {found[:, 2].sum()} rows, its header says {n_rows}")
+        return {"parts": found}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingBatch(_Incoming):
     """Readings of many devices from one gateway or one front's buffer.
 
     ``gateway_no`` -1: singles of many gateways. ``batch_seq`` -1: no sequence; else the fold drops (gateway_no,
     batch_seq) that it has seen. ``known_ns``: wall instant at the front. Missing values: NaN, and -1 for instants.
     ``power_w`` is positive into the grid, already converted by the codec. For INTERVAL_ENERGY ``energy_wh`` counts
     from ``interval_start_ns`` to ``measured_ns``; for REGISTER it is the register.
-
-    ``parts`` (part, [gateway_no, batch_seq, rows]): one message may hold whole batches of several gateways, one after
-    the other; ``gateway_no`` and ``batch_seq`` are then -1, and ``taken_apart`` returns them as they came.
     """
 
     gateway_no: int
@@ -146,32 +181,9 @@ class ReadingBatch(_Columns):
         "voltage_v": "<f4",
     }
 
-    def taken_apart(self) -> list[ReadingBatch]:
-        """Return the batches of the gateways in their order, as views; the batch itself when it has no parts."""
-        if not len(self.parts):
-            return [self]
-        apart, start = [], 0
-        for gateway_no, batch_seq, n in self.parts.tolist():
-            columns = {name: getattr(self, name)[start : start + n] for name in self.DTYPES}
-            apart.append(ReadingBatch(gateway_no, batch_seq, self.known_ns, **columns))
-            start += n
-        return apart
-
-    def _more(self) -> list[Any]:
-        return [self.parts.astype("<i8").tobytes()] if len(self.parts) else []
-
-    @classmethod
-    def _read_more(cls, n_rows: int, parts: bytes = b"") -> dict[str, Any]:
-        if not parts:
-            return {}
-        found = np.frombuffer(parts, "<i8").reshape(-1, 3)
-        if found[:, 2].min() < 0 or found[:, 2].sum() != n_rows:
-            raise ValueError(f"its parts have {found[:, 2].sum()} rows, its header says {n_rows}")
-        return {"parts": found}
-
 
 @dataclass(frozen=True, slots=True)
-class AckBatch(_Columns):
+class AckBatch(_Incoming):
     """What devices answered: to command ``seq`` under ``epoch``, with an AckCode. Also travels on ``readings.<shard>``.
 
     A gateway's answer to a lease renewal is one row with ``device_no`` -1 and the renewal's ``seq``.
@@ -184,6 +196,7 @@ class AckBatch(_Columns):
     seq: NDArray[np.int64]
     code: NDArray[np.uint8]
     answered_ns: NDArray[np.int64]
+    parts: NDArray[np.int64] = field(default_factory=_no_parts)
 
     MAGIC: ClassVar[bytes] = b"UAB1"
     HEADER: ClassVar[tuple[str, ...]] = ("gateway_no", "known_ns")
@@ -194,6 +207,15 @@ class AckBatch(_Columns):
         "code": "u1",
         "answered_ns": "<i8",
     }
+
+    @classmethod
+    def together(cls, batches: Sequence[AckBatch]) -> AckBatch:
+        """Return the answers of several gateways, in their order, as one batch that was known when the last one was."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in cls.DTYPES}
+        known_ns = max(batch.known_ns for batch in batches)
+        return cls(-1, known_ns, **columns, parts=np.concatenate([batch.pieces() for batch in batches]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """``reference_w``: what a device would do without an event, with its method named. It steers; it settles nothing.
 
-Storage: its plan, or 0. PV: its last value times the clear-sky ratio. Loads: the mean of about the last quarter of an
-hour of undispatched running, by exponential forgetting, with the seen share of the window as its weight; a device that
-was seen for less than a minute is taken at its last value.
+Storage: its plan, or 0; a battery that has worked for its household lately is taken to go on with the mean of that.
+PV: its last value times the clear-sky ratio. Loads: the mean of about the last quarter of an hour of undispatched
+running, by exponential forgetting, with the seen share of the window as its weight; a device that was seen for less
+than a minute is taken at its last value.
 
 Loads that switch (water heaters, thermostats) are called on by their mean and not because they are on just now: those
 that are off are held off as well, so that the sum over many is the sum of their means. What bias remains: a
@@ -33,6 +34,8 @@ WEIGHT_OF_A_MINUTE: Final = 0.0645
 # Weight of one hour in a 3 h window: 1 - exp(-1/3).
 WEIGHT_OF_AN_HOUR: Final = 0.283
 SHRINK_FRAC: Final = 0.5
+# A battery whose mean power is above this share of its rating follows its household or its own plan; below is noise.
+OWN_WORK_FRAC: Final = 0.03
 
 
 @part
@@ -48,6 +51,13 @@ def _mean_w(nameplate: Nameplate, picture: Picture, row: int) -> float:
     return mean_w
 
 
+@part
+def _works_for_its_home(nameplate: Nameplate, picture: Picture, row: int) -> bool:
+    """Return whether a battery that nobody dispatches has lately given or taken on the whole."""
+    own_w = abs(float(picture.mean_w[row]))
+    return bool(picture.mean_weight[row] >= WEIGHT_OF_A_MINUTE and own_w >= OWN_WORK_FRAC * nameplate.rating_w[row])
+
+
 @column_kernel(types.void(types.int64, NAMEPLATE, PICTURE, LEASES))
 def refer(n: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> None:
     """Set reference_w and its method for every row that holds no lease; a held one keeps its own."""
@@ -59,7 +69,7 @@ def refer(n: int, nameplate: Nameplate, picture: Picture, leases: Leases) -> Non
         if math.isnan(power_w):
             picture.reference_w[row] = 0.0
             picture.reference_method[row] = _NONE
-        elif technology == _BESS:
+        elif technology == _BESS and not _works_for_its_home(nameplate, picture, row):
             picture.reference_w[row] = 0.0
             picture.reference_method[row] = _PLAN_OR_ZERO
         elif technology == _PV:

@@ -30,7 +30,7 @@ START_NS: Final = (1_779_321_600 + 19 * 3600) * NS_PER_S
 TEMPLATE: Final = 10_000
 PERIOD_S: Final = 40.0
 PORTFOLIO_OF_ALL: Final = 1
-# Readings that a front publishes in one batch.
+# Readings, or gateways' answers, that a front publishes in one batch.
 BATCH: Final = 1000
 _STORES: Final = (Technology.BESS, Technology.EV, Technology.EVSE)
 
@@ -165,7 +165,7 @@ class Behaviour:
         return [ReadingBatch.of_columns(scalars, {name: c[part] for name, c in columns.items()}) for part in parts]
 
     def obey(self, frames: CommandFrames, now_ns: int) -> list[AckBatch]:
-        """Do what the frames say; return the answers, one batch a gateway."""
+        """Do what the frames say; return the answers of all gateways, as a front publishes them."""
         if not len(frames):
             return []
         is_command = frames.device_no >= 0
@@ -176,9 +176,12 @@ class Behaviour:
         told_w = np.where(kind <= CommandKind.IMPORT_EXPORT_LIMIT, value, told_w)
         self.told_w[rows] = np.where(kind == CommandKind.RELEASE, np.nan, told_w)
         order = np.argsort(frames.gateway_no, kind="stable")
-        gateways, starts = np.unique(frames.gateway_no[order], return_index=True)
+        gateways, starts, sizes = np.unique(frames.gateway_no[order], return_index=True, return_counts=True)
+        parts = np.column_stack([gateways, np.full(gateways.size, NO_SEQ), sizes]).astype(np.int64)
         answers = []
-        for gateway_no, picked in zip(gateways.tolist(), np.split(order, starts[1:]), strict=True):
+        for first in range(0, gateways.size, BATCH):
+            end = min(first + BATCH, gateways.size)
+            picked = order[starts[first] : starts[end - 1] + sizes[end - 1]]
             columns = {
                 "device_no": frames.device_no[picked],
                 "epoch": np.full(picked.size, frames.epoch),
@@ -186,5 +189,6 @@ class Behaviour:
                 "code": np.zeros(picked.size, np.uint8),
                 "answered_ns": np.full(picked.size, now_ns),
             }
-            answers.append(AckBatch.of_columns({"gateway_no": gateway_no, "known_ns": now_ns}, columns))
+            scalars = {"gateway_no": -1, "known_ns": now_ns, "parts": parts[first:end]}
+            answers.append(AckBatch.of_columns(scalars, columns))
         return answers

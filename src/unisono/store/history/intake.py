@@ -25,7 +25,7 @@ def readings_table(batches: Sequence[ReadingBatch]) -> pa.Table:
     """Return the rows of some batches, in their order."""
     columns = _stacked(batches, ReadingBatch.DTYPES)
     columns["known_ns"] = _repeated(batches, "known_ns", np.int64)
-    columns["gateway_no"] = _repeated(batches, "gateway_no", np.int32)
+    columns["gateway_no"] = np.concatenate([batch.gateway_of_row() for batch in batches])
     return _table(READINGS, columns)
 
 
@@ -33,7 +33,7 @@ def acks_table(batches: Sequence[AckBatch]) -> pa.Table:
     """Return the rows of some batches, in their order."""
     columns = _stacked(batches, AckBatch.DTYPES)
     columns["known_ns"] = _repeated(batches, "known_ns", np.int64)
-    columns["gateway_no"] = _repeated(batches, "gateway_no", np.int32)
+    columns["gateway_no"] = np.concatenate([batch.gateway_of_row() for batch in batches])
     return _table(ACKS, columns)
 
 
