@@ -13,6 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from unisono.base.ids import new_id
 from unisono.base.instants import NS_PER_S
 from unisono.fleet.table import FleetTable
 from unisono.model.batches import NO_SEQ, AckBatch, CommandFrames, ReadingBatch
@@ -84,21 +85,28 @@ def reported(state: PlantState) -> int:
 
 
 def _moved_gateway(record: GatewayRecord, at: int, n_gateways: int) -> GatewayRecord:
-    return replace(record, gateway_id=f"{record.gateway_id}-{at}", gateway_no=record.gateway_no + at * n_gateways)
+    gateway_no = record.gateway_no + at * n_gateways
+    return replace(record, gateway_id=_id("gateway", gateway_no), gateway_no=gateway_no)
 
 
 def _moved_device(record: DeviceRecord, at: int, n_sites: int, n_gateways: int) -> DeviceRecord:
+    device_no, site_no = record.device_no + at * TEMPLATE, record.site_no + at * n_sites
+    gateway_no = record.gateway_no + at * n_gateways
     return replace(
         record,
-        device_id=f"{record.device_id}-{at}",
-        device_no=record.device_no + at * TEMPLATE,
-        site_id=f"{record.site_id}-{at}",
-        site_no=record.site_no + at * n_sites,
-        gateway_id=f"{record.gateway_id}-{at}",
-        gateway_no=record.gateway_no + at * n_gateways,
+        device_id=_id("device", device_no),
+        device_no=device_no,
+        site_id=_id("site", site_no),
+        site_no=site_no,
+        gateway_id=_id("gateway", gateway_no),
+        gateway_no=gateway_no,
         telemetry_period_s=PERIOD_S,
         opt_outs=(),
     )
+
+
+def _id(kind: str, no: int) -> str:
+    return new_id(kind, 0, no.to_bytes(10, "big"))
 
 
 def _portfolios(n_devices: int, n_portfolios: int, organisation_id: str) -> Iterator[PortfolioRecord]:
