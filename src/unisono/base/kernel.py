@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 import numba
+import numpy as np
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -60,6 +61,15 @@ def sum_kernel(*signatures: object) -> Callable[[F], F]:
 def part(function: F) -> F:
     """Mark a part of column kernels: compiled into each kernel that calls it."""
     return cast("F", _NJIT(nogil=True, fastmath=False, _nrt=False)(function))
+
+
+@part
+def index(position: int) -> int:
+    """Return a position that was read from an array as an index that can't count from the end.
+
+    A signed one is asked whether it does, at each access: a quarter of the time where many columns are looked at.
+    """
+    return np.uintp(position)  # type: ignore[return-value]  # to Python an index like any other
 
 
 def type_of(value: object) -> Any:

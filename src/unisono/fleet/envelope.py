@@ -28,6 +28,7 @@ _NOT_CONTROLLABLE: Final = 255
 TAPER_S: Final = 60.0
 # Distance kept from a comfort bound: sensors read to about half a kelvin.
 COMFORT_MARGIN_K: Final = 0.5
+_TAPERS_PER_H: Final = 3600.0 / TAPER_S
 # How fast a bound is approached while a device is shed, pessimistically: a shower draws a 200 l tank down by some 10 K
 # in ten minutes, but the mean over an evening is far less; a poorly insulated house drifts by 2 K an hour.
 TANK_K_PER_H: Final = 10.0
@@ -41,6 +42,7 @@ HOLD_MAX_S: Final = 86_400.0
 # Hold of a load whose owner names no bound of comfort or duration.
 HOLD_DEFAULT_S: Final = 3600.0
 _NS: Final = 1e-9
+_H_PER_S: Final = 1.0 / 3600.0
 
 
 @part
@@ -63,7 +65,7 @@ def _soc_now(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int) -> 
     stored_w = -power_w * nameplate.charge_efficiency_frac[row]
     if power_w > 0.0:
         stored_w = -power_w / nameplate.discharge_efficiency_frac[row]
-    moved_frac = stored_w * since_s / 3600.0 / nameplate.energy_capacity_wh[row]
+    moved_frac = stored_w * since_s / (3600.0 * nameplate.energy_capacity_wh[row])
     return float(min(max(picture.soc_frac[row] + moved_frac, 0.0), 1.0))
 
 
@@ -76,8 +78,8 @@ def _bound_store(nameplate: Nameplate, picture: Picture, row: int, mono_ns: int)
     below_wh = max(0.0, nameplate.soc_max_frac[row] - soc_frac) * capacity_wh
     up_wh = above_wh * nameplate.discharge_efficiency_frac[row]
     down_wh = below_wh / nameplate.charge_efficiency_frac[row]
-    high_w = min(float(picture.high_w[row]), up_wh * 3600.0 / TAPER_S)
-    low_w = max(float(picture.low_w[row]), -down_wh * 3600.0 / TAPER_S)
+    high_w = min(float(picture.high_w[row]), up_wh * _TAPERS_PER_H)
+    low_w = max(float(picture.low_w[row]), -down_wh * _TAPERS_PER_H)
     picture.high_w[row] = high_w
     picture.low_w[row] = low_w
     picture.energy_up_wh[row] = up_wh
@@ -249,8 +251,8 @@ def bound(
         picture.hold_down_s[row] = max(0.0, min(float(picture.hold_down_s[row]), left_s))
         if picture.energy_up_wh[row] == 0.0:
             up_w = max(0.0, float(picture.high_w[row] - picture.reference_w[row]))
-            picture.energy_up_wh[row] = up_w * picture.hold_up_s[row] / 3600.0
+            picture.energy_up_wh[row] = up_w * picture.hold_up_s[row] * _H_PER_S
         if picture.energy_down_wh[row] == 0.0:
             down_w = max(0.0, float(picture.reference_w[row] - picture.low_w[row]))
-            picture.energy_down_wh[row] = down_w * picture.hold_down_s[row] / 3600.0
+            picture.energy_down_wh[row] = down_w * picture.hold_down_s[row] * _H_PER_S
     share_sites(n, n_sites, sites, nameplate, picture, leases)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, part, sum_kernel
+from unisono.base.kernel import column_kernel, index, part, sum_kernel
 from unisono.fleet.columns import F4, F8, I4, I8, LEASES, NAMEPLATE, PICTURE, SLOTS, Leases, Nameplate, Picture, Slots
 from unisono.fleet.table import FleetTable
 from unisono.model.technology import Trust
@@ -132,7 +132,7 @@ def add_up(
     for row in range(starts.size - 1):
         if starts[row] == starts[row + 1]:
             continue
-        kind = _kind(row, nameplate, slots, picture, leases)
+        kind = index(_kind(row, nameplate, slots, picture, leases))
         is_held = kind & _IS_COMMANDED != 0
         sd_w = 0.0 if math.isnan(picture.power_w[row]) else float(picture.power_sd_w[row])
         takes = _can_move(row, nameplate, picture)
@@ -152,8 +152,8 @@ def add_up(
             np.float64(picture.energy_up_wh[row]) if gives else 0.0,
             np.float64(picture.energy_down_wh[row]) if takes else 0.0,
         )
-        for j in range(starts[row], starts[row + 1]):
-            portfolio = portfolio_of[j]
+        for j in range(index(starts[row]), index(starts[row + 1])):
+            portfolio = index(portfolio_of[j])
             kinds[portfolio, kind] += 1
             for value in range(N_VALUES):
                 values[portfolio, value] += mine[value]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from unisono.base.kernel import part
+from unisono.base.kernel import index, part
 from unisono.fleet.columns import Leases, Nameplate, Picture, Sites
 
 _PV: Final = 1
@@ -99,7 +99,7 @@ def share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, pictur
         sites.told_down_w[site] = 0.0
     for row in range(n):
         at_w = float(leases.expected_w[row])
-        site = nameplate.site[row]
+        site = index(nameplate.site[row])
         if math.isnan(at_w):
             sites.high_w[site] += unheard_w(row, nameplate, picture)
             continue
@@ -116,7 +116,7 @@ def share_sites(n: int, n_sites: int, sites: Sites, nameplate: Nameplate, pictur
         at_w = float(leases.expected_w[row])
         if math.isnan(at_w):
             continue
-        site = nameplate.site[row]
+        site = index(nameplate.site[row])
         if math.isfinite(sites.export_limit_w[site]):
             most_w = _most_w(row, at_w, nameplate, picture, leases)
             _cap(row, site, at_w, most_w, sites, picture, leases)

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, pair_of, part, type_of
+from unisono.base.kernel import column_kernel, index, pair_of, part, type_of
 from unisono.fleet.columns import (
     F4,
     GATEWAYS,
@@ -374,7 +374,7 @@ def _send(
             continue
         if leases.state[row] == _NONE:
             leases.gateway[row] = nameplate.gateway[row]
-        gateway = leases.gateway[row]
+        gateway = index(leases.gateway[row])
         is_first_ttl = gateway == 0 or (mono_ns - epoch_mono_ns) * _NS < gateways.ttl_max_s[gateway]
         if leases.state[row] == _HELD:
             _note_renewal(row, now_ns, mono_ns, nameplate, picture, leases, gateways)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import types
 
-from unisono.base.kernel import column_kernel, pair_of, part, type_of
+from unisono.base.kernel import column_kernel, index, pair_of, part, type_of
 from unisono.brain.dispatch.exact import W_PER_STEP, steps
 from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, WAITING, Members
 from unisono.brain.dispatch.sums import Sum
@@ -122,7 +122,7 @@ def merit_order(need_w: float, members: Members) -> float:
     for j in range(members.order.size):
         if left_w <= 0.0:
             break
-        k = members.order[j]
+        k = index(members.order[j])
         reach_w = float(members.reach_w[k])
         if members.mode[k] != FREE or reach_w <= 0.0:
             continue
@@ -188,7 +188,7 @@ def _gather(members: Members, nameplate: Nameplate, picture: Picture, stores: St
     """Put the stores side by side; return how many there are."""
     n = 0
     for k in range(members.row.size):
-        row = members.row[k]
+        row = index(members.row[k])
         soc_frac, capacity_wh = picture.soc_frac[row], nameplate.energy_capacity_wh[row]
         # Written in any case and kept if it is one: no branch that can't be foreseen.
         stores.member[n] = k
@@ -231,7 +231,7 @@ def snap(sign: int, members: Members) -> None:
     The two ends of what it can do are kept: its reference (share 0) and its full reach.
     """
     for j in range(members.with_least.size):
-        k = members.with_least[j]
+        k = index(members.with_least[j])
         if members.mode[k] == FREE:
             members.share_w[k] = allowed_share(float(members.share_w[k]), sign, k, members)
 
@@ -261,7 +261,7 @@ def want(
     allowed_w = dead_w
     given_w = 0.0
     for k in range(members.row.size):
-        row = members.row[k]
+        row = index(members.row[k])
         is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
         if members.mode[k] in (EXCLUDED, WAITING) or (members.mode[k] == FREE and members.share_w[k] <= 0.0):
             n_let_go += 1 if is_held else 0
@@ -287,8 +287,8 @@ def want(
     for j in range(members.order.size):
         if abs(kept_w) <= allowed_w:
             break
-        k = members.order[j]
-        row = members.row[k]
+        k = index(members.order[j])
+        row = index(members.row[k])
         if not is_quick(nameplate, row) or members.mode[k] != FREE or leases.wanted_no[row] != dispatch_no:
             continue
         wished_w = np.round(members.reference_w[k] + sign * members.share_w[k])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from unisono.base.kernel import part
+from unisono.base.kernel import index, part
 from unisono.brain.dispatch.members import Members
 from unisono.brain.dispatch.sums import Sum
 from unisono.fleet.columns import F8, Leases, Nameplate, Picture
@@ -43,7 +43,7 @@ def credit_of(
     Its reading counts once it is late enough to show the command; before that, and in silence, its lease does. A
     reading says nothing of the time after the lease ran out.
     """
-    row = members.row[k]
+    row = index(members.row[k])
     reference_w = float(members.reference_w[k])
     held_w = float(members.held_w[k])
     record = min(1.0, max(0.0, float(picture.record_frac[row])))
@@ -76,7 +76,7 @@ def seen_w(
 
     The loop counts on a command that has just left; whoever asks what is delivered is told so once it is answered.
     """
-    row = members.row[k]
+    row = index(members.row[k])
     if not is_on_its_way(nameplate, leases, row, mono_ns):
         return credit_w
     power_w = answered_w(nameplate, picture, leases, row, mono_ns)
@@ -89,7 +89,7 @@ def leftover_w(members: Members, k: int, mono_ns: int, nameplate: Nameplate, pic
 
     A car that gave back charges again, a tank that was held off heats: that is part of what the call does.
     """
-    row = members.row[k]
+    row = index(members.row[k])
     change_w = float(leases.setpoint_w[row] - members.reference_w[k])
     if picture.trust[row] == _SUSPECT:
         return 0.0
@@ -118,7 +118,7 @@ def count_under_way(
     sums: F8,
 ) -> None:
     """Add by how much its credit grows or goes once a slow cloud passes a command on, and how much of that is soon."""
-    row = members.row[k]
+    row = index(members.row[k])
     if is_quick(nameplate, row) or leases.ack_code[row] != NO_ANSWER_YET or leases.state[row] == 0:
         return
     arrives = arrives_frac(nameplate, leases, row, mono_ns, lead_s)

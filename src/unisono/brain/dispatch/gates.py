@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from unisono.base.kernel import column_kernel, part
+from unisono.base.kernel import column_kernel, index, part
 from unisono.fleet.columns import LEASES, NAMEPLATE, PICTURE, SITES, U1, Leases, Nameplate, Picture, Sites
 from unisono.fleet.sites import unheard_w
 from unisono.fleet.table import FleetTable
@@ -103,7 +103,7 @@ def trim_physics(
         sites.up_w[site] = 0.0
         sites.down_w[site] = 0.0
     for row in range(n):
-        site = nameplate.site[row]
+        site = index(nameplate.site[row])
         if leases.wanted_no[row] >= 0:
             _trim_device(row, cycle_s, nameplate, picture, leases, reasons)
             change_w = leases.wanted_w[row] - leases.wanted_reference_w[row]
@@ -113,7 +113,7 @@ def trim_physics(
     for row in range(n):
         if leases.wanted_no[row] < 0:
             continue
-        site = nameplate.site[row]
+        site = index(nameplate.site[row])
         over_w = sites.high_w[site] - sites.export_limit_w[site]
         if over_w > ROUNDING_W and sites.up_w[site] > 0.0:
             is_trimmed = _trim_site(row, over_w, sites.up_w[site], 1, nameplate, leases)

@@ -11,7 +11,7 @@ from typing import Final
 
 from numba import types
 
-from unisono.base.kernel import column_kernel
+from unisono.base.kernel import column_kernel, index
 from unisono.brain.dispatch.members import FREE, MEMBERS, PINNED, WAITING, Members
 from unisono.fleet.columns import F8, LEASES, NAMEPLATE, Leases, Nameplate
 from unisono.fleet.evidence import NO_ANSWER_YET
@@ -30,16 +30,16 @@ def hold_back(cap_w: float, members: Members, nameplate: Nameplate, leases: Leas
     """
     under_way_w[:] = 0.0
     for j in range(members.slow_order.size):
-        k = members.slow_order[j]
-        row = members.row[k]
+        k = index(members.slow_order[j])
+        row = index(members.row[k])
         if leases.state[row] != 0 and leases.ack_code[row] == NO_ANSWER_YET:
-            under_way_w[nameplate.gateway[row]] += abs(members.held_w[k] - members.credit_w[k])
+            under_way_w[index(nameplate.gateway[row])] += abs(members.held_w[k] - members.credit_w[k])
     n_waiting = 0
     for j in range(members.slow_order.size):
-        k = members.slow_order[j]
+        k = index(members.slow_order[j])
         if members.mode[k] != FREE or members.held_w[k] != 0.0:
             continue
-        gateway = nameplate.gateway[members.row[k]]
+        gateway = index(nameplate.gateway[index(members.row[k])])
         under_way_w[gateway] += members.reach_w[k]
         if under_way_w[gateway] > max(cap_w, float(members.reach_w[k])):
             under_way_w[gateway] -= members.reach_w[k]
@@ -53,7 +53,7 @@ def keep_slow(members: Members) -> float:
     """Pin the free members behind slow gateways that hold a command; return what they give, in its own sign."""
     kept_w = 0.0
     for j in range(members.slow_order.size):
-        k = members.slow_order[j]
+        k = index(members.slow_order[j])
         if members.mode[k] == FREE and members.held_w[k] != 0.0:
             members.mode[k] = PINNED
             kept_w += members.credit_w[k]
@@ -65,7 +65,7 @@ def given_later_w(members: Members) -> float:
     """Return what the shares give only later: of slow members that are called just now. Slow ones without one wait."""
     later_w = 0.0
     for j in range(members.slow_order.size):
-        k = members.slow_order[j]
+        k = index(members.slow_order[j])
         if members.mode[k] != FREE or members.held_w[k] != 0.0:
             continue
         later_w += members.share_w[k]
@@ -79,7 +79,7 @@ def call_waiting(missing_w: float, members: Members) -> float:
     """Let no more wait than ``missing_w`` leaves over, the cheapest called first; return what the called can give."""
     called_w = 0.0
     for j in range(members.slow_order.size):
-        k = members.slow_order[j]
+        k = index(members.slow_order[j])
         if members.mode[k] == WAITING and called_w < missing_w:
             members.mode[k] = FREE
             called_w += members.reach_w[k]

@@ -7,7 +7,7 @@ from typing import Final
 
 from numba import types
 
-from unisono.base.kernel import column_kernel, part
+from unisono.base.kernel import column_kernel, index, part
 from unisono.brain.dispatch.credit import count_under_way, credit_of, leftover_w, seen_w
 from unisono.brain.dispatch.members import EXCLUDED, FREE, MEMBERS, PINNED, Members
 from unisono.brain.dispatch.sums import Sum
@@ -42,7 +42,7 @@ _F8: Final = types.Array(types.float64, 1, "C")
 @part
 def _reference_now_w(members: Members, k: int, since_s: float, nameplate: Nameplate, picture: Picture) -> float:
     """Return the reference by the formula frozen at acceptance: PV follows the clear sky, runs of loads end."""
-    row = members.row[k]
+    row = index(members.row[k])
     reference_w = float(members.accepted_reference_w[k])
     then = members.accepted_clear_sky[k]
     now = picture.clear_sky_w_per_m2[row]
@@ -76,7 +76,7 @@ def _mode(
     sums: F8,
 ) -> int:
     """Say whether the member may be used, counting those who may not."""
-    row = members.row[k]
+    row = index(members.row[k])
     is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
     if nameplate.lifecycle[row] != 2 or nameplate.control_kind[row] == 255:
         return EXCLUDED
@@ -143,7 +143,7 @@ def _end_w(bound_w: float, sign: int, least_w: float, reference_w: float) -> flo
 @part
 def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture: Picture) -> float:
     """Return how far the device can go from its reference in the dispatch's direction."""
-    row = members.row[k]
+    row = index(members.row[k])
     reference_w = members.reference_w[k]
     high_w = float(picture.high_w[row])
     low_w = float(picture.low_w[row])
@@ -165,7 +165,7 @@ def _reach_w(members: Members, k: int, sign: int, nameplate: Nameplate, picture:
 @part
 def _count_held(members: Members, k: int, slots: Slots, picture: Picture, leases: Leases, sums: F8) -> None:
     """Add a device that holds our lease to the four levels of truth and to the funnel."""
-    row = members.row[k]
+    row = index(members.row[k])
     reference_w = members.reference_w[k]
     held_w = members.held_w[k]
     sums[Sum.N_TARGETED] += 1.0
@@ -225,7 +225,7 @@ def weigh(
     sums[:] = 0.0
     sums[Sum.KEPT_W] = kept_w
     for k in range(members.row.size):
-        row = members.row[k]
+        row = index(members.row[k])
         reference_w = _reference_now_w(members, k, since_s, nameplate, picture)
         members.reference_w[k] = reference_w
         is_held = leases.state[row] == 1 and leases.dispatch_no[row] == dispatch_no
