@@ -20,6 +20,7 @@ SMALL = [
     ("history", 400),
     ("start", 2_000),
     ("totals", 3_000),
+    ("undisturbed", 2_000),
 ]
 
 

@@ -12,6 +12,7 @@ from unisono.main.bench.figures import BenchOptions, BenchResult
 BENCHES: Final = {
     "allocate": "a target split into a million setpoints",
     "cycle": "whole cycles of a million devices",
+    "undisturbed": "the same cycles while two busy processes run at the desk's priority",
     "totals": "sums over a million devices, and by 200 overlapping portfolios",
     "fanout": "a million setpoints from the stream to a thousand gateways, and their renewal",
     "history": "a day of 100 million readings into history and out again",
