@@ -258,3 +258,18 @@ def test_an_answer_to_a_renewal_that_was_never_sent_is_no_evidence() -> None:
     gateways = fleet.state.fleet.gateways
     gateway = fleet.state.fleet.gateway_row(1)
     assert gateways.acked_seq[gateway] == gateways.renewed_seq[gateway] < 2**62
+
+
+def test_a_fading_store_that_is_told_again_and_again_counts_with_what_it_gives() -> None:
+    """Near its reserve it is no liar: nobody accuses it, and each command was a reason to believe in it anew."""
+    fading = battery(1, gateway_no=2, command_latency_s=45.0)
+    fading.soc_frac, fading.delivers_frac = 0.21, 0.1
+    fleet = fleet_of([fading, *(battery(no, merit=no) for no in range(2, 8))])
+    fleet.poll_s_of_gateway = {2: 40.0}
+    fleet.cycle(dispatch_of(fleet, 15_000.0, duration_s=900.0))
+    fleet.run(50)
+    for _ in range(100):
+        delivered_w = progress_of(fleet.cycle()).delivered_w
+        assert delivered_w == pytest.approx(fleet.power_w, abs=1000.0), fleet.at_s
+    assert "device.suspected" not in fleet.log
+    assert fleet.power_w == pytest.approx(15_000.0, rel=0.05)

@@ -151,6 +151,7 @@ class Leases(NamedTuple):
     seq: Annotated[I8, "", -1, "sequence of the newest command"]
     former_seq: Annotated[I8, "", -1, "sequence of the same command under the owner before; -1: none"]
     sent_mono_ns: Annotated[I8, "ns", -1, "when that command was first sent"]
+    told_mono_ns: Annotated[I8, "ns", -1, "since when it has been told to change at least as much as now"]
     resent_mono_ns: Annotated[I8, "ns", -1, "when it was last sent"]
     n_resent: Annotated[I4, "", 0, "how often it was repeated"]
     acked_seq: Annotated[I8, "", -1, "newest sequence that was accepted"]

@@ -61,12 +61,22 @@ def shows(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, chan
 
 
 @part
+def shows_least(nameplate: Nameplate, picture: Picture, leases: Leases, row: int, change_w: float) -> bool:
+    """Return whether the present reading must show ``change_w`` at the least: so much or more was told long enough ago.
+
+    A command that is told again, or asks for less than the one before, is no reason to wait anew.
+    """
+    since_s = (picture.received_mono_ns[row] - leases.told_mono_ns[row]) * _NS
+    return bool(since_s >= settle_s(nameplate, picture, row, change_w))
+
+
+@part
 def falls_short(
     nameplate: Nameplate, picture: Picture, leases: Leases, row: int, change_w: float, given_w: float
 ) -> bool:
     """Return whether ``given_w`` is less than half of the change that was told, and the reading late enough for all."""
     is_short = abs(change_w) > 0.0 and given_w / change_w < SHORT_FRAC
-    return bool(is_short and shows(nameplate, picture, leases, row, change_w))
+    return bool(is_short and shows_least(nameplate, picture, leases, row, change_w))
 
 
 @part

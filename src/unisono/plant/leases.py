@@ -182,6 +182,10 @@ def take(row: int, mono_ns: int, picture: Picture, leases: Leases) -> None:
     """Take over what is wanted: begin a lease or change the one that is held, and the move that must follow."""
     wanted_w = leases.wanted_w[row]
     is_new = leases.state[row] != _HELD
+    was_w = leases.setpoint_w[row] - leases.wanted_reference_w[row]
+    is_w = wanted_w - leases.wanted_reference_w[row]
+    if is_new or was_w * is_w < 0.0 or abs(is_w) > abs(was_w):
+        leases.told_mono_ns[row] = mono_ns
     at_w = leases.expected_w[row]
     was_towards_w = leases.move_to_w[row] - leases.move_from_w[row]
     is_turned = leases.move_mono_ns[row] >= 0 and (wanted_w - leases.move_from_w[row]) * was_towards_w <= 0.0
@@ -215,6 +219,7 @@ def _let_go(row: int, mono_ns: int, leases: Leases) -> bool:
     if leases.ack_code[row] != NO_ANSWER_YET and leases.ack_code[row] != 0 and leases.acked_seq[row] < 0:
         leases.state[row] = _NONE
         return False
+    leases.told_mono_ns[row] = mono_ns
     leases.state[row] = _RELEASING
     return True
 

@@ -112,6 +112,7 @@ def _fold_told(
         leases.gateway[row] = told.gateway[k]
         if told.kind[k] == _RELEASE_KIND:
             leases.move_mono_ns[row] = -1
+            leases.told_mono_ns[row] = mono_ns
             leases.state[row] = _RELEASING
         else:
             leases.wanted_w[row] = told.setpoint_w[k]

@@ -19,6 +19,7 @@ from unisono.fleet.evidence import (
     is_on_its_way,
     is_quick,
     shows,
+    shows_least,
 )
 
 # Variance of a slow device's unanswered command as a share of its square: one in twenty may act and not answer.
@@ -52,7 +53,11 @@ def credit_of(
     if is_heard(picture, row) and (is_told or is_current(nameplate, picture, leases, row, mono_ns)):
         if shows(nameplate, picture, leases, row, held_w):
             return float(picture.power_w[row]) - reference_w, sd_w * sd_w
+        shown_w = float(picture.power_w[row]) - reference_w
         expected_w = float(leases.expected_w[row]) - reference_w
+        is_less = (expected_w - shown_w) * held_w > 0.0
+        if is_less and shows_least(nameplate, picture, leases, row, held_w):
+            return shown_w, sd_w * sd_w
         is_answered = leases.acked_seq[row] == leases.seq[row]
         doubt = record * (1.0 - record) if is_answered or is_quick(nameplate, row) else DOUBT_FRAC
         return expected_w, sd_w * sd_w + held_w * held_w * doubt

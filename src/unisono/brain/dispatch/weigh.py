@@ -108,6 +108,10 @@ def _mode(
         # Late, or nothing was heard of it since it was told last.
         if is_late or (is_open and picture.received_mono_ns[row] < leases.sent_mono_ns[row]):
             return EXCLUDED
+    hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
+    if hold_s <= 0.0:
+        # Empty, full, or at the end of what its owner allows: it is let go, however lately it was told.
+        return EXCLUDED
     is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
     if is_held and is_slow_and_told and is_early:
         # It is not told anew before it has settled: quick ones balance.
@@ -122,9 +126,6 @@ def _mode(
         # It can't be steered; what it still holds is its share, until its lease has run out.
         sums[Sum.N_SILENT] += 1.0
         return PINNED if is_alive(nameplate, picture, leases, row, mono_ns) or is_early else EXCLUDED
-    hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
-    if hold_s <= 0.0:
-        return EXCLUDED
     if picture.high_w[row] - picture.low_w[row] < 1.0:
         return PINNED if is_held else EXCLUDED
     return FREE
