@@ -104,6 +104,12 @@ def is_in_time(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> 
 
 
 @part
+def is_newly_told(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
+    """Return whether the time to answer is not over since the device was told as much as now for the first time."""
+    return bool((mono_ns - leases.told_mono_ns[row]) * _NS < answer_s(nameplate, row))
+
+
+@part
 def is_on_its_way(nameplate: Nameplate, leases: Leases, row: int, mono_ns: int) -> bool:
     """Return whether an unanswered command may be taken as followed: just sent, to a device that is reached at once."""
     is_open = leases.ack_code[row] == NO_ANSWER_YET and is_quick(nameplate, row)

@@ -21,6 +21,7 @@ from unisono.fleet.evidence import (
     is_heard,
     is_in_time,
     is_moved,
+    is_newly_told,
     is_on_its_way,
     is_overdue,
     is_quick,
@@ -109,11 +110,8 @@ def _mode(
         if is_late or (is_open and picture.received_mono_ns[row] < leases.sent_mono_ns[row]):
             return EXCLUDED
     hold_s = picture.hold_up_s[row] if sign > 0 else picture.hold_down_s[row]
-    if hold_s <= 0.0:
-        # Empty, full, or at the end of what its owner allows: it is let go, however lately it was told.
-        return EXCLUDED
     is_slow_and_told = not is_quick(nameplate, row) and leases.ack_code[row] == 0
-    if is_held and is_slow_and_told and is_early:
+    if is_held and is_slow_and_told and is_early and (hold_s > 0.0 or is_newly_told(nameplate, leases, row, mono_ns)):
         # It is not told anew before it has settled: quick ones balance.
         return PINNED
     if is_held and _is_unanswered(nameplate, leases, row, mono_ns):
@@ -126,6 +124,9 @@ def _mode(
         # It can't be steered; what it still holds is its share, until its lease has run out.
         sums[Sum.N_SILENT] += 1.0
         return PINNED if is_alive(nameplate, picture, leases, row, mono_ns) or is_early else EXCLUDED
+    if hold_s <= 0.0:
+        # Empty, full, or at the end of what its owner allows.
+        return EXCLUDED
     if picture.high_w[row] - picture.low_w[row] < 1.0:
         return PINNED if is_held else EXCLUDED
     return FREE
