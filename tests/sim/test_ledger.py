@@ -60,7 +60,7 @@ def test_a_device_that_goes_on_after_its_lease_is_found() -> None:
 
 def test_a_device_that_obeys_an_old_epoch_is_found() -> None:
     region, rows, now_ns = called_region()
-    region.devices.epochs[0, region.roster.gateway_of_row[rows[0]]] = 9
+    region.devices.epochs[0][0, region.roster.gateway_of_row[rows[0]]] = 9
     region.devices.lease[leases.HAS_BEGUN, rows[0]] = 0
     run(region, now_ns, 4)
     assert found(region) == {"old_epoch_obeyed": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,3 +188,11 @@ def test_a_receipt_reads_back() -> None:
     assert decode_receipt(encode_receipt(7)).through_seq == 7
     with pytest.raises(InvalidInput):
         decode_receipt(b"7")
+
+
+def test_a_shard_beyond_the_first_is_told_with_frames_and_renewals() -> None:
+    of_shard = replace(frames([(11, 1, 5, 1.0, 30), (12, 2, 5, 1.5, 30), (-1, 1, 5, 0, 30)]), shard=3)
+    messages = messages_of(of_shard, NOW_NS)
+    assert [json.loads(message.payload)["shard"] for message in messages] == [3, 3, 3]
+    assert [message.shard for message in messages] == [3, 3, 3]
+    assert {decode_frame(messages[0].payload).shard, decode_renewal(messages[1].payload).shard} == {3}

@@ -7,6 +7,7 @@ The ULID's text form is Crockford base 32 of 48 bits of milliseconds and 80 rand
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Final
 
 import numpy as np
@@ -72,3 +73,12 @@ def check_id(kind: str, text: str, field: str) -> str:
     if match is None or match.group(1) != PREFIX_OF_KIND[kind]:
         raise InvalidInput(field, text, f"must be a {kind} id: {PREFIX_OF_KIND[kind]}_ and 26 characters of base 32")
     return text
+
+
+def shard_of_site(site_id: str, n_shards: int) -> int:
+    """Return the shard of a site among so many: the same on every machine and for ever.
+
+    CRC-32 of the id's ASCII bytes, modulo the number of shards. Sites are split, not devices, because a site's limits
+    couple its devices.
+    """
+    return zlib.crc32(site_id.encode()) % n_shards

@@ -123,6 +123,18 @@ class _Incoming(_Columns):
         columns = {name: getattr(self, name)[kept] for name in self.DTYPES}
         return replace(self, **columns, parts=_no_parts())  # type: ignore[call-arg]  # both kinds have them
 
+    def only(self, kept: NDArray[np.bool_]) -> Self:
+        """Return the rows that are kept, with their gateways and sequences; a part that keeps none of its rows goes."""
+        if kept.all():
+            return self
+        columns = {name: getattr(self, name)[kept] for name in self.DTYPES}
+        parts: NDArray[np.int64] = self.parts  # type: ignore[attr-defined]
+        if len(parts):
+            n_kept = np.bincount(np.repeat(np.arange(len(parts)), parts[:, 2])[kept], minlength=len(parts))
+            stays = (n_kept > 0) | (parts[:, 2] == 0)
+            parts = np.column_stack([parts[:, :2], n_kept])[stays]
+        return replace(self, **columns, parts=parts)  # type: ignore[call-arg]  # both kinds have them
+
     def _more(self) -> list[Any]:
         parts: NDArray[np.int64] = self.parts  # type: ignore[attr-defined]
         return [parts.astype("<i8").tobytes()] if len(parts) else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 
@@ -56,7 +58,21 @@ class OptOutChange(msgspec.Struct, frozen=True, kw_only=True, tag="opt_out"):
     reason: str = ""
 
 
-Request = Dispatch | OptOutChange
+class DispatchShare(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
+    """A shard's part of a dispatch, from the coordinator; of one revision the highest ``round`` holds.
+
+    The shard is to give ``share_frac`` of the change that the plant is asked for. ``elsewhere_w`` is the base of the
+    portfolio's members on other shards, which targets of absolute power are counted from; NaN for ``change_w``.
+    """
+
+    dispatch_id: str
+    revision: int
+    round: int
+    share_frac: float
+    elsewhere_w: float = math.nan
+
+
+Request = Dispatch | OptOutChange | DispatchShare
 
 
 def encode_request(request: Request) -> bytes:
@@ -68,6 +84,24 @@ def decode_request(payload: bytes) -> Request:
     """Return the request; raises msgspec.DecodeError on a foreign payload."""
     request: Request = msgspec.msgpack.decode(payload, type=Request)
     return request
+
+
+class ShardPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What the coordinator must know of a dispatch on one shard of several."""
+
+    portfolio_no: int
+    kind: str
+    limit_is_export: bool
+    # The share that is held, the round that told it (0: none did) and the base elsewhere that was told with it.
+    round: int
+    share_frac: float
+    elsewhere_w: float
+    # What the plant is asked for, ramps aside: now, or at the most, before it begins.
+    power_w: float
+    # This shard's members without the dispatch.
+    base_w: float
+    # What nobody was left for here, of what this shard was to give in this cycle.
+    left_w: float
 
 
 class DispatchProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,3 +145,5 @@ class DispatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     # Of each message of the cycle's frames (``CommandFrames.parts``), with a space between them.
     frames_digest: str = ""
     n_frames: int = 0
+    # None in a plant of one shard.
+    part: ShardPart | None = None

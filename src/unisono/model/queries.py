@@ -5,6 +5,7 @@ A query is read-only and is answered from the newest finished cycle; whoever ask
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -38,9 +39,14 @@ class DevicePage(msgspec.Struct, frozen=True, kw_only=True, tag="device_page"):
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True, tag="preview"):
-    """What would come of this dispatch if it were in full force now; nothing is changed or sent."""
+    """What would come of this dispatch if it were in full force now; nothing is changed or sent.
+
+    ``share_frac`` and ``elsewhere_w`` are the shard's part of it, as in ``DispatchShare``.
+    """
 
     dispatch: Dispatch
+    share_frac: float = 1.0
+    elsewhere_w: float = math.nan
 
 
 Query = DeviceQuery | DevicePage | Preview
@@ -68,6 +74,8 @@ class PreviewResult(msgspec.Struct, frozen=True, kw_only=True, tag="preview_resu
     n_suspect: int = 0
     # Members that other dispatches of the same or a higher urgency would take in an overlapping time.
     n_claimed: int = 0
+    # The members' power without the dispatch.
+    base_w: float = 0.0
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

@@ -16,7 +16,7 @@ def answer(state: PlantState, query: Query, now_ns: int, monotonic_ns: int) -> A
     """Return the answer from the newest finished cycle."""
     mono_ns = monotonic_ns + state.mono_shift_ns
     if isinstance(query, Preview):
-        return preview(state, query.dispatch, now_ns, monotonic_ns)
+        return preview(state, query, now_ns, monotonic_ns)
     if isinstance(query, DeviceQuery):
         row = state.fleet.row(query.device_no)
         rows = np.array([row] if row >= 0 else [], np.int32)

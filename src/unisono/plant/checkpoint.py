@@ -74,6 +74,9 @@ class _DispatchPart(msgspec.Struct, array_like=True):
     largest_shortfall_w: float
     delivered_wh: float
     targeted_wh: float
+    share_round: int
+    share_frac: float
+    elsewhere_w: float
 
 
 class _Header(msgspec.Struct):

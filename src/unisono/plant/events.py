@@ -17,9 +17,10 @@ from unisono.brain.dispatch.controller import (
     note_shortfall,
     steer,
 )
-from unisono.brain.dispatch.sums import SUM_NAMES
+from unisono.brain.dispatch.profile import profile_w
+from unisono.brain.dispatch.sums import SUM_NAMES, Sum
 from unisono.model.batches import CommandFrames
-from unisono.model.dispatch import DispatchProgress
+from unisono.model.dispatch import DispatchProgress, ShardPart
 from unisono.plant.requests import log_entry, members_of, refreshed, remember
 from unisono.plant.state import PlantState
 
@@ -72,7 +73,24 @@ class Draft:
             n_released=steered.n_let_go if steered.is_holding else 0,
             frames_digest=digest,
             n_frames=int((frames.dispatch_no == active.dispatch_no).sum()),
+            part=self._part() if self.state.config.n_shards > 1 else None,
             **counts,
+        )
+
+    def _part(self) -> ShardPart:
+        active, spec = self.active, self.active.spec
+        points = [point.power_w for point in spec.targets]
+        is_running = active.state == ACTIVE
+        return ShardPart(
+            portfolio_no=spec.portfolio_no,
+            kind=spec.kind,
+            limit_is_export=spec.limit_is_export,
+            round=active.share_round,
+            share_frac=active.share_frac,
+            elsewhere_w=active.elsewhere_w,
+            power_w=profile_w(spec, self.at_ns) if is_running else max(points, key=abs, default=0.0),
+            base_w=float(active.sums[Sum.BASE_W]),
+            left_w=max(0.0, self.steered.left_w),
         )
 
 

@@ -18,15 +18,16 @@ from unisono.brain.dispatch.profile import check
 from unisono.brain.dispatch.sums import SUM_NAMES
 from unisono.fleet.table import FleetTable
 from unisono.model.dispatch import Dispatch
-from unisono.model.queries import PreviewResult, Refused
+from unisono.model.queries import Preview, PreviewResult, Refused
 from unisono.plant.requests import draft
 from unisono.plant.state import PlantState
 
 _HELD = 1
 
 
-def preview(state: PlantState, spec: Dispatch, now_ns: int, monotonic_ns: int) -> PreviewResult | Refused:
+def preview(state: PlantState, query: Preview, now_ns: int, monotonic_ns: int) -> PreviewResult | Refused:
     """Return how much of the profile's largest target today's members would give; Refused if it can't be run at all."""
+    spec = query.dispatch
     try:
         check(spec)
         if not spec.targets:
@@ -36,6 +37,7 @@ def preview(state: PlantState, spec: Dispatch, now_ns: int, monotonic_ns: int) -
     mono_ns = monotonic_ns + state.mono_shift_ns
     table = _with_claims(state, spec, now_ns, mono_ns)
     active = draft(state, spec, now_ns)
+    active.share_frac, active.elsewhere_w = query.share_frac, query.elsewhere_w
     target_w, change_w, left_w = largest_change(active, table, mono_ns)
     sums = dict(zip(SUM_NAMES, active.sums.tolist(), strict=True))
     is_called = (active.members.mode == FREE) & (active.members.share_w > 0.0)
@@ -50,6 +52,7 @@ def preview(state: PlantState, spec: Dispatch, now_ns: int, monotonic_ns: int) -
         n_opted_out=int(sums["n_opted_out"]),
         n_silent=int(sums["n_silent"]),
         n_suspect=int(sums["n_suspect"]),
+        base_w=sums["base_w"],
         n_claimed=int((table.leases.wanted_no[active.members.row] >= 0).sum()),
     )
 
@@ -62,6 +65,7 @@ def _with_claims(state: PlantState, spec: Dispatch, now_ns: int, mono_ns: int) -
     rivals = [active for active in state.dispatches.values() if _is_rival(active, spec)]
     for rival in sorted(rivals, key=lambda active: active.urgency):
         supposed = draft(state, rival.spec, now_ns, rival.dispatch_no)
+        supposed.share_frac, supposed.elsewhere_w = rival.share_frac, rival.elsewhere_w
         largest_change(supposed, table, mono_ns)
         wanted_no[supposed.members.row[supposed.members.share_w > 0.0]] = rival.dispatch_no
         wanted_no[(leases.state == _HELD) & (leases.dispatch_no == rival.dispatch_no)] = rival.dispatch_no

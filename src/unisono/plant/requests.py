@@ -15,7 +15,7 @@ from unisono.base.instants import NS_PER_S
 from unisono.brain.dispatch.controller import CANCELLED, COMPLETED, ActiveDispatch
 from unisono.brain.dispatch.members import Members, carried_over, new_members
 from unisono.brain.dispatch.profile import check
-from unisono.model.dispatch import Dispatch, OptOutChange, Request
+from unisono.model.dispatch import Dispatch, DispatchShare, OptOutChange, Request
 from unisono.model.technology import ReferenceMethod
 from unisono.model.totals import LogEntry
 from unisono.plant.state import PlantState
@@ -25,6 +25,7 @@ ACCEPTED: Final = "dispatch.accepted"
 REVISED: Final = "dispatch.revised"
 CANCELLED_KIND: Final = "dispatch.cancelled"
 REFUSED: Final = "dispatch.refused"
+SHARED: Final = "dispatch.shared"
 OPTED_OUT: Final = "device.opted_out"
 OPT_OUT_WITHDRAWN: Final = "device.opt_out_withdrawn"
 
@@ -36,6 +37,8 @@ def fold_request(state: PlantState, request: Request, now_ns: int) -> None:
     """Take one request in; whatever is wrong with it ends in a log entry, not in an exception."""
     if isinstance(request, OptOutChange):
         _fold_opt_out(state, request, now_ns)
+    elif isinstance(request, DispatchShare):
+        _fold_share(state, request, now_ns)
     else:
         _fold_dispatch(state, request, now_ns)
 
@@ -58,6 +61,7 @@ def draft(state: PlantState, spec: Dispatch, now_ns: int, dispatch_no: int = -2)
         frozen_ns=now_ns,
         fleet_version=state.fleet.version,
         sign=1 if not spec.targets or spec.targets[0].power_w >= 0.0 else -1,
+        share_frac=1.0 / state.config.n_shards,
     )
 
 
@@ -193,6 +197,18 @@ def _cancel(state: PlantState, active: ActiveDispatch | None, spec: Dispatch, no
 
 def _with_revision(spec: Dispatch, revision: int) -> Dispatch:
     return msgspec.structs.replace(spec, revision=revision, is_cancelled=True)
+
+
+def _fold_share(state: PlantState, share: DispatchShare, now_ns: int) -> None:
+    """Take over this shard's part; one of an older revision or round changes nothing."""
+    active = state.dispatches.get(share.dispatch_id)
+    if active is None or share.revision < active.spec.revision or share.round <= active.share_round:
+        return
+    active.share_round, active.elsewhere_w = share.round, share.elsewhere_w
+    if share.share_frac != active.share_frac:
+        active.share_frac = share.share_frac
+        body: dict[str, object] = {"round": share.round, "share_frac": share.share_frac}
+        state.pending_log.append(log_entry(state, active, SHARED, now_ns, body))
 
 
 def _fold_opt_out(state: PlantState, request: OptOutChange, now_ns: int) -> None:

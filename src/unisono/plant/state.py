@@ -21,6 +21,8 @@ class PlantConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How a shard is run; the reasons stand with the parts that use them."""
 
     cycle_s: float = 4.0
+    # Into how many shards the plant is split: until told otherwise, each takes as much of a target as the others.
+    n_shards: int = 1
     # What `dispatchable_*` is promised for.
     dispatchable_hold_s: float = 900.0
     dead_band_w: float = 50.0

@@ -148,12 +148,18 @@ def _fold_arrivals(state: PlantState, arrivals: Sequence[Arrival], now_ns: int) 
             readings.append(arrival.batch)
             read_mono_ns.append(arrival.received_monotonic_ns + shift_ns)
         else:
-            answers.append(arrival.batch)
+            answers.append(arrival.batch if state.config.n_shards == 1 else _own_answers(state, arrival.batch))
             answered_mono_ns.append(arrival.received_monotonic_ns + shift_ns)
     if readings:
         apply_readings(state.fleet, readings, read_mono_ns)
     if answers:
         apply_acks(state.fleet, answers, answered_mono_ns, now_ns)
+
+
+def _own_answers(state: PlantState, batch: AckBatch) -> AckBatch:
+    """Return the answers without those to other shards' renewals, which have epochs of their own."""
+    is_ours = (batch.epoch == state.epoch) | (batch.epoch == state.told[0])
+    return batch.only((batch.device_no >= 0) | is_ours)
 
 
 def _picture(state: PlantState, now_ns: int, mono_ns: int) -> None:

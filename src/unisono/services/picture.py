@@ -126,6 +126,11 @@ class Picture:
         self._news = asyncio.Event()
 
     @property
+    def n_shards(self) -> int:
+        """How many shards the plant has."""
+        return self._n_shards
+
+    @property
     def version(self) -> int:
         """A number that grows with each totals message."""
         return self._version

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from unisono.model.totals import LogEntry
 from unisono.plant.events import ACTIVATED, COMPLETED_KIND, SHORTFALL_BEGINS, SHORTFALL_ENDS
-from unisono.plant.requests import ACCEPTED, CANCELLED_KIND, OPT_OUT_WITHDRAWN, OPTED_OUT, REFUSED, REVISED
+from unisono.plant.requests import ACCEPTED, CANCELLED_KIND, OPT_OUT_WITHDRAWN, OPTED_OUT, REFUSED, REVISED, SHARED
 from unisono.plant.step import SUSPECTED
 
 _TURN: Final = "turn"
@@ -23,6 +23,7 @@ _TURN: Final = "turn"
 _CAUSES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     **dict.fromkeys((ACCEPTED, REVISED, CANCELLED_KIND, REFUSED), ("answer", ("shard", "revision"))),
     ACTIVATED: (ACTIVATED, ("shard",)),
+    SHARED: (SHARED, ("shard", "round")),
     COMPLETED_KIND: (COMPLETED_KIND, ("shard",)),
     **dict.fromkeys((SHORTFALL_BEGINS, SHORTFALL_ENDS), (_TURN, ("shard",))),
     OPTED_OUT: (OPTED_OUT, ("request_id", "end_ns")),

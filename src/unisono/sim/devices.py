@@ -64,7 +64,9 @@ class Devices:
         self._clocks_at_ns = MISSING_NS
         self.lease: Whole = np.zeros((leases.N_LEASE, n), np.int64)
         self.lease[leases.NEWEST_SEQ : leases.NEWEST_EPOCH + 1] = -1
-        self.epochs: Whole = np.full((1, self.roster.n_gateways), -1, np.int64)
+        # By shard, the highest epoch that each gateway has seen; and whose epoch is whose.
+        self.epochs: dict[int, Whole] = {}
+        self._shard_of_epoch: dict[int, int] = {}
         self._value_w: Floats = np.zeros(n)
         self._event: Whole = np.zeros((leases.N_EVENT, n), np.int64)
         self._own_clock_ns: Whole = np.zeros(n, np.int64)
@@ -96,8 +98,8 @@ class Devices:
         self._due_ns: Whole = start_ns + (phase * self._period_ns).astype(np.int64)
         self._advance_clocks(mono_ns)
 
-    def receive(self, command: Whole, command_w: Floats, mono_ns: int) -> Answers:
-        """Take in commands (``leases.C_*`` columns, in order of arrival); all rows are the region's."""
+    def receive(self, command: Whole, command_w: Floats, mono_ns: int, shard: int = 0) -> Answers:
+        """Take in a shard's commands (``leases.C_*`` columns, in order of arrival); all rows are the region's."""
         n = command.shape[1]
         code, seq = np.zeros(n, np.uint8), np.zeros(n, np.int64)
         self._advance_clocks(mono_ns)
@@ -107,7 +109,7 @@ class Devices:
             self.lease,
             np.ascontiguousarray(command),
             command_w,
-            self.epochs,
+            self._epochs_of(shard, command[leases.C_EPOCH]),
             self._value_w,
             plate.power_min_w,
             plate.power_max_w,
@@ -131,8 +133,8 @@ class Devices:
             command[leases.C_AT_NS][kept],
         )
 
-    def renew(self, renewal: Whole, mono_ns: int) -> NDArray[np.uint8]:
-        """Take in renewals (``leases.R_*`` columns, one a gateway); return their AckCodes."""
+    def renew(self, renewal: Whole, mono_ns: int, shard: int = 0) -> NDArray[np.uint8]:
+        """Take in a shard's renewals (``leases.R_*`` columns, one a gateway); return their AckCodes."""
         self._advance_clocks(mono_ns)
         code = np.zeros(renewal.shape[1], np.uint8)
         gateway_lead_ns = np.zeros(self.roster.n_gateways, np.int64)
@@ -140,7 +142,7 @@ class Devices:
         leases.renew(
             self.lease,
             np.ascontiguousarray(renewal),
-            self.epochs,
+            self._epochs_of(shard, renewal[leases.R_EPOCH]),
             self._order,
             self._bounds,
             self.faults.reachable(),
@@ -151,6 +153,22 @@ class Devices:
         )
         self.ledger.n_renewals += code.size
         return code
+
+    def _epochs_of(self, shard: int, told: Whole) -> Whole:
+        """Return the highest epochs (1, gateway) of a shard's owners, and note which epochs are its."""
+        self._shard_of_epoch |= dict.fromkeys(np.unique(told).tolist(), shard)
+        if shard not in self.epochs:
+            self.epochs[shard] = np.full((1, self.roster.n_gateways), -1, np.int64)
+        return self.epochs[shard]
+
+    def _newest_epochs(self, event: Whole) -> Whole:
+        """Return for each event the highest epoch that its gateway has seen of the same shard."""
+        gateways = self.roster.gateway_of_row[event[leases.E_ROW]]
+        newest = np.full(gateways.size, -1, np.int64)
+        for epoch in np.unique(event[leases.E_EPOCH]).tolist():
+            is_its = event[leases.E_EPOCH] == epoch
+            newest[is_its] = self.epochs[self._shard_of_epoch[epoch]][0, gateways[is_its]]
+        return newest
 
     def advance(self, now_ns: int, mono_ns: int) -> NDArray[np.intp]:
         """Move leases, faults, physics and the ledger to now; return the gateways that have just come back."""
@@ -172,7 +190,7 @@ class Devices:
             self._event,
         )
         self.world.advance(now_ns)
-        self.ledger.note_events(self._event[:, :n_events], self.epochs[0])
+        self.ledger.note_events(self._event[:, :n_events], self._newest_epochs(self._event[:, :n_events]))
         self.ledger.observe(now_ns, mono_ns, step_s, self.world, lease=self.lease, trait=self.faults.trait)
         if back.size:
             self.report_at_once(back, now_ns)

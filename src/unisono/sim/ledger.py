@@ -76,17 +76,18 @@ class Ledger:
         """Add to a named counter (readings sent, readings acknowledged...)."""
         self.counters[name] = self.counters.get(name, 0) + n
 
-    def note_events(self, event: Whole, epoch_of_gateway: Whole) -> None:
-        """Keep begun and ended leases; check those that began."""
+    def note_events(self, event: Whole, newest_epoch: Whole) -> None:
+        """Keep begun and ended leases; check those that began, by the newest epoch that each one's gateway has seen."""
         if event.shape[1] == 0:
             return
         self._event_chunks.append(event.copy())
-        began = event[:, event[leases.E_WHAT] == leases.BEGAN]
+        is_begun = event[leases.E_WHAT] == leases.BEGAN
+        began = event[:, is_begun]
         rows = began[leases.E_ROW]
         self.was_called[rows] = True
         late = began[leases.E_AT_NS] > began[leases.E_EXPIRES_NS] + GRACE_NS + INTERVAL_S * NS_PER_S
         self._flag("began_after_expiry", rows[late], began[leases.E_AT_NS][late])
-        old = began[leases.E_EPOCH] < epoch_of_gateway[self._roster.gateway_of_row[rows]]
+        old = began[leases.E_EPOCH] < newest_epoch[is_begun]
         self._flag("old_epoch_obeyed", rows[old], began[leases.E_AT_NS][old])
 
     def observe(

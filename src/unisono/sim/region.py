@@ -13,6 +13,7 @@ The order of a cycle is advance, plan, deliver. One seed and the same calls give
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Region:
         self.devices = Devices(world, 0)
         self._start_ns = start_ns
         self._network = network(spec, self.roster, start_ns)
+        self._shard_of_epoch: dict[int, int] = {}
         self._retained = Retained(self.roster.n_devices)
         self._commands = ColumnQueue(leases.N_COMMAND)
         self._renewals = ColumnQueue(leases.N_RENEWAL)
@@ -87,6 +89,7 @@ class Region:
         """Send commands and renewals on their way."""
         if len(frames) == 0:
             return
+        self._shard_of_epoch[frames.epoch] = frames.shard
         is_renewal = frames.device_no < 0
         row = frames.device_no.astype(np.int64) - 1
         known = ~is_renewal & (row < self.roster.n_devices) & (row >= 0)
@@ -152,19 +155,29 @@ class Region:
         gateway = command[leases.C_GATEWAY]
         is_up = self._poll_again(self._commands, (command, value, due), gateway, at_row=leases.C_AT_NS)
         if is_up.any():
-            answers = self.devices.receive(command[:, is_up], value[is_up], now_ns - self._start_ns)
-            self._push_acks(answers)
+            command, value = command[:, is_up], value[is_up]
+            for shard, of_shard in self._by_shard(command[leases.C_EPOCH]):
+                answers = self.devices.receive(command[:, of_shard], value[of_shard], now_ns - self._start_ns, shard)
+                self._push_acks(answers)
 
     def _bring_renewals(self, now_ns: int) -> None:
         renewal, none, due = self._renewals.pop_due(now_ns)
         is_up = self._poll_again(self._renewals, (renewal, none, due), renewal[leases.R_GATEWAY], at_row=leases.R_AT_NS)
         if is_up.any():
-            renewal = renewal[:, is_up]
-            renewal[leases.R_AT_NS] = due[is_up]
-            code = self.devices.renew(renewal, now_ns - self._start_ns)
-            row = np.full(code.size, -1, np.int64)
-            gateway, epoch, seq = renewal[: leases.R_EXPIRES_NS]
-            self._push_acks(Answers(row, gateway, epoch, seq, code, due[is_up]))
+            renewal, due = renewal[:, is_up], due[is_up]
+            renewal[leases.R_AT_NS] = due
+            for shard, of_shard in self._by_shard(renewal[leases.R_EPOCH]):
+                code = self.devices.renew(renewal[:, of_shard], now_ns - self._start_ns, shard)
+                row = np.full(code.size, -1, np.int64)
+                gateway, epoch, seq = renewal[: leases.R_EXPIRES_NS, of_shard]
+                self._push_acks(Answers(row, gateway, epoch, seq, code, due[of_shard]))
+
+    def _by_shard(self, epochs: Whole) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """Yield each shard and which of these are its."""
+        different, which = np.unique(epochs, return_inverse=True)
+        shards = np.array([self._shard_of_epoch[epoch] for epoch in different.tolist()], np.int64)[which]
+        for shard in np.unique(shards).tolist():
+            yield shard, shards == shard
 
     def _poll_again(
         self, queue: ColumnQueue, waiting: tuple[Whole, Floats, Whole], gateway: Whole, *, at_row: int

@@ -173,7 +173,7 @@ def open_ones(connection: Connection) -> list[Dispatch]:
 
 # Fields of DispatchProgress that are columns of a cycle, in the record's order.
 _PROGRESS: Final = tuple(
-    name for name in DispatchProgress.__struct_fields__ if name not in ("dispatch_id", "portfolio_id")
+    name for name in DispatchProgress.__struct_fields__ if name not in ("dispatch_id", "portfolio_id", "part")
 )
 
 

@@ -52,21 +52,23 @@ class CommandMessage(msgspec.Struct, frozen=True, gc=False):
     fallback: str
 
 
-class Frame(msgspec.Struct, frozen=True, tag_field="type", tag="frame"):
-    """Commands for devices behind one gateway."""
+class Frame(msgspec.Struct, frozen=True, tag_field="type", tag="frame", omit_defaults=True):
+    """Commands for devices behind one gateway. Epochs are compared within a shard; one that is not told is 0."""
 
     epoch: int
     issued_ms: int
     commands: tuple[CommandMessage, ...]
+    shard: int = 0
 
 
-class Renewal(msgspec.Struct, frozen=True, tag_field="type", tag="renewal"):
-    """Renew, for another ttl of its own, every unexpired lease with seq <= ``through_seq``."""
+class Renewal(msgspec.Struct, frozen=True, tag_field="type", tag="renewal", omit_defaults=True):
+    """Renew, for another ttl of its own, every unexpired lease of this epoch with seq <= ``through_seq``."""
 
     epoch: int
     through_seq: int
     issued_ms: int
     expires_ms: int
+    shard: int = 0
 
 
 class FetchedFrames(msgspec.Struct, frozen=True):
@@ -85,6 +87,7 @@ class Outgoing:
     epoch: int
     expires_ms: int
     payload: bytes
+    shard: int = 0
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -122,9 +125,9 @@ def encode_fetched(messages: Iterable[Outgoing], cursor: int) -> bytes:
 def outgoing(gateway_no: int, message: Frame | Renewal) -> Outgoing:
     """Return the message for that gateway."""
     if isinstance(message, Renewal):
-        return Outgoing(gateway_no, Down.RENEWAL, message.epoch, message.expires_ms, encode(message))
+        return Outgoing(gateway_no, Down.RENEWAL, message.epoch, message.expires_ms, encode(message), message.shard)
     expires_ms = max((command.expires_ms for command in message.commands), default=0)
-    return Outgoing(gateway_no, Down.FRAME, message.epoch, expires_ms, encode(message))
+    return Outgoing(gateway_no, Down.FRAME, message.epoch, expires_ms, encode(message), message.shard)
 
 
 def decode_frame(payload: bytes) -> Frame:
@@ -148,7 +151,7 @@ def _gateway_no(message: Outgoing) -> int:
 
 def _renewal(frames: CommandFrames, row: int) -> Outgoing:
     expires_ms = int(frames.expires_ns[row]) // NS_PER_MS
-    renewal = Renewal(frames.epoch, int(frames.seq[row]), frames.issued_ns // NS_PER_MS, expires_ms)
+    renewal = Renewal(frames.epoch, int(frames.seq[row]), frames.issued_ns // NS_PER_MS, expires_ms, frames.shard)
     return outgoing(int(frames.gateway_no[row]), renewal)
 
 
@@ -163,6 +166,8 @@ def _frames(frames: CommandFrames, rows: Rows) -> list[Outgoing]:
     is_plain_frame = np.logical_and.reduceat(is_plain(columns), firsts)
     plain, odd = np.flatnonzero(is_plain_frame), np.flatnonzero(~is_plain_frame)
     head = encode(Frame(frames.epoch, frames.issued_ns // NS_PER_MS, ())).removesuffix(b"]}")
+    if frames.shard:
+        head = head.replace(b'"frame",', b'"frame","shard":%d,' % frames.shard, 1)
     payloads = dict(
         zip(plain.tolist(), write_frames(head, columns, firsts[plain], ends[plain], frames.issued_ns), strict=True)
     )
@@ -172,7 +177,8 @@ def _frames(frames: CommandFrames, rows: Rows) -> list[Outgoing]:
         frames.gateway_no[rows[firsts]].tolist(), expires_ms.tolist(), range(firsts.size), strict=True
     )
     return [
-        Outgoing(gateway, Down.FRAME, frames.epoch, until_ms, payloads[k]) for gateway, until_ms, k in columns_of_frames
+        Outgoing(gateway, Down.FRAME, frames.epoch, until_ms, payloads[k], frames.shard)
+        for gateway, until_ms, k in columns_of_frames
     ]
 
 
@@ -193,7 +199,7 @@ def _cuts(gateway_no: NDArray[np.int32]) -> tuple[Rows, Rows]:
 
 def frame_of(frames: CommandFrames, rows: Rows) -> Frame:
     """Return the frame of these rows, in plain Python: what ``write_frames`` can't write, and its twin."""
-    return Frame(frames.epoch, frames.issued_ns // NS_PER_MS, tuple(_commands(frames, rows)))
+    return Frame(frames.epoch, frames.issued_ns // NS_PER_MS, tuple(_commands(frames, rows)), frames.shard)
 
 
 def _commands(frames: CommandFrames, rows: Rows) -> Iterator[CommandMessage]:

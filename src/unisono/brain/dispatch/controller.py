@@ -85,6 +85,11 @@ class ActiveDispatch:
     largest_shortfall_w: float = 0.0
     delivered_wh: float = 0.0
     targeted_wh: float = 0.0
+    # This shard's part of a plant of several (`shares`): the newest round that told it, its share of the plant's
+    # change, and the base of the members elsewhere (NaN: not told; then it is the same share of an absolute power).
+    share_round: int = 0
+    share_frac: float = 1.0
+    elsewhere_w: float = math.nan
     sums: F8 = field(default_factory=lambda: np.zeros(len(Sum)))
 
     @property
@@ -144,7 +149,7 @@ def largest_change(active: ActiveDispatch, table: FleetTable, mono_ns: int) -> t
     target_w = change_w = 0.0
     for _ in range(2):
         weigh_members(active, table, active.frozen_ns, mono_ns)
-        changes = [(p.power_w, _change_of_w(active, p.power_w)) for p in active.spec.targets]
+        changes = [(_own_w(active, p.power_w), _change_of_w(active, p.power_w)) for p in active.spec.targets]
         target_w, change_w = max(changes, key=lambda pair: abs(pair[1]))
         if change_w * active.sign >= 0.0:
             break
@@ -215,9 +220,17 @@ def _full_change_w(active: ActiveDispatch, at_ns: int) -> float:
     return _change_of_w(active, profile_w(active.spec, min(at_ns, active.spec.end_ns - 1)))
 
 
-def _change_of_w(active: ActiveDispatch, power_w: float) -> float:
-    """Return the change that a target asks for, in the words of its kind."""
-    spec = active.spec
+def _own_w(active: ActiveDispatch, power_w: float) -> float:
+    """Return this shard's part of a target: its share of the plant's change, beyond its own base for absolute kinds."""
+    if active.spec.kind == EventKind.CHANGE_W or math.isnan(active.elsewhere_w):
+        return active.share_frac * power_w
+    base_w = float(active.sums[Sum.BASE_W])
+    return base_w + active.share_frac * (power_w - base_w - active.elsewhere_w)
+
+
+def _change_of_w(active: ActiveDispatch, plant_w: float) -> float:
+    """Return the change that the plant's target asks of this shard, in the words of its kind."""
+    spec, power_w = active.spec, _own_w(active, plant_w)
     if spec.kind == EventKind.CHANGE_W:
         return power_w
     beyond_w = power_w - float(active.sums[Sum.BASE_W])
@@ -262,7 +275,7 @@ def _account(active: ActiveDispatch, now_ns: int) -> tuple[float, float, float]:
     """Return target, delivered and shortfall in the words of the dispatch's kind."""
     spec, sums = active.spec, active.sums
     share = ramp_frac(spec, now_ns)
-    power_w = profile_w(spec, now_ns)
+    power_w = _own_w(active, profile_w(spec, now_ns))
     if spec.kind == EventKind.CHANGE_W:
         target_w, delivered_w = share * power_w, float(sums[Sum.DELIVERED_W])
         return target_w, delivered_w, max(0.0, active.sign * (target_w - delivered_w))

@@ -47,15 +47,20 @@ class HeldCommands:
         self._newest_cursor = max(self._newest_cursor, cursor)
 
     def fetch(self, gateway_no: int, after: int, now_ns: int) -> bytes:
-        """Return, as JSON, what is newer than the cursor ``after`` and not expired, of the highest epoch only."""
+        """Return, as JSON, what is newer than ``after`` and not expired, of each shard's highest epoch only."""
         waiting = self._held.get(gateway_no, deque())
         now_ms = now_ns // NS_PER_MS
         while waiting and waiting[0].message.expires_ms <= now_ms:
             waiting.popleft()
-        epoch = max((one.message.epoch for one in waiting), default=0)
+        epoch_of_shard: dict[int, int] = {}
+        for one in waiting:
+            message = one.message
+            epoch_of_shard[message.shard] = max(message.epoch, epoch_of_shard.get(message.shard, 0))
         alive = [
             one.message
             for one in waiting
-            if one.cursor > after and one.message.expires_ms > now_ms and one.message.epoch == epoch
+            if one.cursor > after
+            and one.message.expires_ms > now_ms
+            and one.message.epoch == epoch_of_shard[one.message.shard]
         ]
         return encode_fetched(alive, self._newest_cursor)

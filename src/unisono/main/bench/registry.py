@@ -22,6 +22,7 @@ BENCHES: Final = {
     "ingest": "readings over MQTT and HTTP into state and history; --keep: what is acknowledged and kept",
     "double": "a rehearsed day sent twice, with 200 crashes of the owner, beside the undisturbed day",
     "recover": "each process of a plant under load killed in turn, its columns against a fold of our own",
+    "shards": "the same calls with 1, 2 and 4 shards, and what the coordinator costs",
     "scenario": "a day of 10,000 devices with faults, rehearsed twice",
 }
 # Benches that know another way for what is acknowledged and kept.

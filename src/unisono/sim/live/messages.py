@@ -40,6 +40,7 @@ class Frame(msgspec.Struct, tag_field="type", tag="frame"):
     epoch: int
     issued_ms: int
     commands: list[CommandItem]
+    shard: int = 0
 
 
 class Renewal(msgspec.Struct, tag_field="type", tag="renewal"):
@@ -49,6 +50,7 @@ class Renewal(msgspec.Struct, tag_field="type", tag="renewal"):
     through_seq: int
     issued_ms: int
     expires_ms: int
+    shard: int = 0
 
 
 class Receipt(msgspec.Struct):

@@ -261,13 +261,13 @@ class LiveRegion:
         wall_ns, mono_ns = self.now()
         if isinstance(message, Frame):
             command, values = command_columns(message, g, self.row_of_no, wall_ns)
-            answers = self.devices.receive(command, values, mono_ns)
+            answers = self.devices.receive(command, values, mono_ns, message.shard)
             if self.roster.gateway_kind[g] == MQTT_SINGLE:
                 answers = _without_unreachable(answers)
             return answers
         expires_ns = message.expires_ms * NS_PER_MS
         renewal = np.array([[g], [message.epoch], [message.through_seq], [expires_ns], [wall_ns]], np.int64)
-        code = self.devices.renew(renewal, mono_ns)
+        code = self.devices.renew(renewal, mono_ns, message.shard)
         return Answers(np.array([-1]), renewal[0], renewal[1], renewal[2], code, renewal[4])
 
     def _kept(self, n_readings: int) -> None:
