@@ -17,7 +17,7 @@ from unisono.store.migrate import migrate, migrate_database, newest_revision
 from unisono.store.tables.all import ALL_TABLES
 
 # Tables of the platform itself, and the tenants' own table.
-WITHOUT_TENANT = {"shard_lease", "stream_position", "history_file"}
+WITHOUT_TENANT = {"shard_lease", "stream_position", "history_file", "plant_layout"}
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_speaks_of(database: Database) -> None:

@@ -54,6 +54,11 @@ def registry(shard: int) -> str:
     return f"registry.{shard}"
 
 
+def shard_of(subject: str) -> int:
+    """Return the shard of a subject that has one in its second place."""
+    return int(subject.split(".")[1])
+
+
 def requests(shard: int) -> str:
     """Return the subject of a shard's requests."""
     return f"requests.{shard}"

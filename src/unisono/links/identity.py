@@ -47,6 +47,8 @@ class Identity:
         self.gateways = IdTable()
         # By device_no; NO_GATEWAY: unknown or retired.
         self.gateway_of_device: NDArray[np.int32] = np.full(64, NO_GATEWAY, np.int32)
+        # By device_no; 0 for one that is unknown.
+        self.shard_of_device: NDArray[np.int16] = np.zeros(64, np.int16)
         self._revision_of_device: NDArray[np.int64] = np.full(64, -1, np.int64)
         # Readings a second: of each device, and of all that stand behind a gateway.
         self._per_s_of_device: NDArray[np.float64] = np.zeros(64)
@@ -55,10 +57,11 @@ class Identity:
         self._entry_of_no: dict[int, GatewayEntry] = {}
         self._revision_of_gateway: dict[int, int] = {}
 
-    def fold(self, batch: RegistryBatch) -> list[str]:
-        """Take a batch in; return the ids of gateways that may no longer be connected (revoked, or another secret)."""
+    def fold(self, batch: RegistryBatch, shard: int = 0) -> list[str]:
+        """Take a shard's batch in; return the gateways that may no longer be connected (revoked, or another secret)."""
         for columns in batch.all_devices():
             self._fold_devices(columns)
+            self.shard_of_device[columns["device_no"]] = shard
         gateways = [record for record in batch.records if isinstance(record, GatewayRecord)]
         return [record.gateway_id for record in gateways if self._fold_gateway(record)]
 
@@ -97,6 +100,12 @@ class Identity:
         in_range = (device_nos >= 0) & (device_nos < self.gateway_of_device.size)
         owner = self.gateway_of_device[np.where(in_range, device_nos, 0)]
         return np.where(in_range & (owner == gateway_no) & (gateway_no >= 0), device_nos, NOT_FOUND).astype(np.int32)
+
+    def shards_of(self, device_nos: NDArray[np.int32]) -> NDArray[np.int16]:
+        """Return the shard of each device; 0 for one that is unknown."""
+        known = self.shard_of_device
+        in_range = (device_nos >= 0) & (device_nos < known.size)
+        return np.where(in_range, known[np.where(in_range, device_nos, 0)], 0).astype(np.int16)
 
     def _fold_devices(self, told: DeviceColumns) -> None:
         device_no, revision = told["device_no"], told["revision"]
@@ -154,6 +163,9 @@ class Identity:
         revisions = np.full(room, -1, np.int64)
         revisions[:have] = self._revision_of_device
         self.gateway_of_device, self._revision_of_device = owners, revisions
+        shards = np.zeros(room, np.int16)
+        shards[:have] = self.shard_of_device
+        self.shard_of_device = shards
         per_s = np.zeros(room)
         per_s[:have] = self._per_s_of_device
         self._per_s_of_device = per_s

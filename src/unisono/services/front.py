@@ -20,6 +20,7 @@ from unisono.base.errors import Unavailable
 from unisono.base.instants import NS_PER_S
 from unisono.bus import subjects
 from unisono.bus.connection import Bus
+from unisono.bus.consumers import KeptMessage
 from unisono.links.allowance import Allowances, RateSettings
 from unisono.links.contract import Link
 from unisono.links.http_push import HeldCommands, HttpPushLink, TelemetryApp
@@ -29,7 +30,7 @@ from unisono.links.mqtt_client.link import MqttClientLink, MqttClientSettings
 from unisono.links.reception import Reception
 from unisono.links.tally import Tally
 from unisono.model.registry import decode_registry
-from unisono.services.front_intake import StreamIntake
+from unisono.services.front_intake import Shards, StreamIntake
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class FrontSettings:
     instance: str
     mqtt_broker: MqttBrokerSettings | None = None
     mqtt_clients: tuple[tuple[str, MqttClientSettings], ...] = ()
-    shard: int = 0
+    n_shards: int = 1
     rates: RateSettings = field(default_factory=RateSettings)
     # Says why nothing more can be kept; "": it can.
     full: Callable[[], str] = str
@@ -71,7 +72,7 @@ class Front:
         reception = Reception(self.identity, self.tally, Allowances(self.identity, clock.monotonic_ns, settings.rates))
         reception.on_flood = self._cut
         self._cut_ns_of_gateway: dict[int, int] = {}
-        self.intake = StreamIntake(bus, reception.overflow, settings.shard, full=settings.full)
+        self.intake = StreamIntake(bus, reception.overflow, self._shards_of(), full=settings.full)
         self.telemetry_app = TelemetryApp(reception, self.intake, self.held, clock)
         self.links: dict[str, Link] = {"http": HttpPushLink(self.held)}
         self._broker: MqttBrokerLink | None = None
@@ -96,6 +97,10 @@ class Front:
                 await self._broker.may_admit.wait()
             self.may_admit.set()
 
+    def _shards_of(self) -> Shards | None:
+        """Return how a batch is split over the shards; None: there is one."""
+        return Shards(self._settings.n_shards, self.identity.shards_of) if self._settings.n_shards > 1 else None
+
     def _cut(self, gateway_no: int) -> None:
         """Have a gateway's connection closed that floods us with what the broker acknowledges before we see it."""
         entry, now_ns = self.identity.gateway_of_no(gateway_no), self._clock.monotonic_ns()
@@ -115,7 +120,7 @@ class Front:
         while True:
             messages = await reader.take(500, 1.0)
             for message in messages:
-                self._fold(message.seq, message.payload)
+                self._fold(message)
             if messages and messages[-1].seq >= last_seq:
                 self.knows_registry.set()
 
@@ -128,13 +133,13 @@ class Front:
                     raise
                 await asyncio.sleep(0.5)
 
-    def _fold(self, seq: int, payload: bytes) -> None:
+    def _fold(self, message: KeptMessage) -> None:
         try:
-            batch = decode_registry(payload)
+            batch = decode_registry(message.payload)
         except msgspec.DecodeError as wrong:
-            log.warning("registry message %d can't be read: %s", seq, wrong)
+            log.warning("registry message %d can't be read: %s", message.seq, wrong)
             return
-        for gateway_id in self.identity.fold(batch):
+        for gateway_id in self.identity.fold(batch, subjects.shard_of(message.subject)):
             self.to_disconnect.put_nowait(gateway_id)
 
     async def _publish_counters(self) -> None:

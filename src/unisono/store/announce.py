@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Column, Connection, select
 
 from unisono.model.registry import RegistryBatch, encode_registry
-from unisono.store import device_records, dispatches, gateways, outbox, portfolios
+from unisono.store import device_records, dispatches, gateways, layout, outbox, portfolios
 from unisono.store.tables.devices import DEVICE, GATEWAY
 from unisono.store.tables.portfolios import PORTFOLIO
 
@@ -49,7 +49,8 @@ def announce_everything(connection: Connection, now_ns: int) -> int:
 def _gateways(connection: Connection, after: int, _now_ns: int) -> Page:
     numbers = _numbers(connection, GATEWAY.c.gateway_no, after, outbox.RECORDS_PER_MESSAGE)
     records = tuple(gateways.records(connection, numbers)) if numbers else ()
-    messages = [("registry.0", encode_registry(RegistryBatch(records)))] if records else []
+    shards = range(layout.n_shards(connection)) if records else ()
+    messages = [(f"registry.{shard}", encode_registry(RegistryBatch(records))) for shard in shards]
     return Page(messages, numbers[-1] if numbers else after, len(records))
 
 

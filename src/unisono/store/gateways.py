@@ -36,7 +36,7 @@ def add(
         "created_ns": now_ns,
     }
     record = GatewayRecord(**connection.execute(insert(GATEWAY).returning(*_RECORD), row).one()._asdict())
-    outbox.put_records(connection, 0, [record], organisation_id, now_ns)
+    outbox.put_records_for_all(connection, [record], organisation_id, now_ns)
     return record
 
 
@@ -73,5 +73,5 @@ def _change(
     if row is None:
         raise NotFound("gateway", gateway_id)
     record = GatewayRecord(**row._asdict())
-    outbox.put_records(connection, 0, [record], organisation_id, now_ns)
+    outbox.put_records_for_all(connection, [record], organisation_id, now_ns)
     return record

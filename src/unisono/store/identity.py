@@ -1,17 +1,12 @@
-"""New ids, numbers for life, shards: what makes a row itself."""
+"""New ids, numbers for life: what makes a row itself."""
 
 from __future__ import annotations
 
 import secrets
-import zlib
-from typing import Final
 
 from sqlalchemy import Connection, Table, text
 
 from unisono.base.ids import RANDOM_BYTES, new_id, new_ids
-
-# One owner of everything for now; the number is part of the layout (subjects, files), so that it changes by migration.
-N_SHARDS: Final = 1
 
 
 def fresh_id(kind: str, now_ns: int) -> str:
@@ -22,11 +17,6 @@ def fresh_id(kind: str, now_ns: int) -> str:
 def fresh_ids(kind: str, now_ns: int, n: int) -> list[str]:
     """Return ``n`` ids of that kind that nobody else has."""
     return new_ids(kind, now_ns, secrets.token_bytes(RANDOM_BYTES * n))
-
-
-def shard_of_site(site_id: str) -> int:
-    """Return the shard of a site: the same on every machine and for ever."""
-    return zlib.crc32(site_id.encode()) % N_SHARDS
 
 
 def take_numbers(connection: Connection, table: Table, n: int) -> list[int]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
-from sqlalchemy import BigInteger, Connection, cast, extract, func, literal, select, update
+from sqlalchemy import BigInteger, Connection, cast, extract, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.instants import NS_PER_S
 from unisono.store.tables.operations import SHARD_LEASE
+
+# Any number, the same for all owners of one database.
+_EPOCH_LOCK: Final = 7_233_003
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -30,9 +35,12 @@ def acquire(
     """
     now = _now(now_ns)
     expires = now + round(duration_s * NS_PER_S)
-    new = insert(SHARD_LEASE).values(shard=shard, epoch=1, owner=owner, expires_ns=expires)
+    # Epochs differ over the whole plant, so that what a gateway hears from one shard is never taken for another's.
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _EPOCH_LOCK})
+    epoch = select(func.coalesce(func.max(SHARD_LEASE.c.epoch), 0) + 1).scalar_subquery()
+    new = insert(SHARD_LEASE).values(shard=shard, epoch=epoch, owner=owner, expires_ns=expires)
     is_free = (SHARD_LEASE.c.expires_ns <= now) | (SHARD_LEASE.c.owner == owner)
-    changes = {"epoch": SHARD_LEASE.c.epoch + 1, "owner": owner, "expires_ns": expires}
+    changes = {"epoch": new.excluded.epoch, "owner": owner, "expires_ns": expires}
     taken = new.on_conflict_do_update(index_elements=["shard"], set_=changes, where=is_free)
     return connection.execute(taken.returning(SHARD_LEASE.c.epoch)).scalar_one_or_none()
 

@@ -10,10 +10,11 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, Table, select
 
 from unisono.base.errors import InvalidInput, NotFound
+from unisono.base.ids import shard_of_site
 from unisono.model.registry import GatewayRecord
-from unisono.store import outbox
+from unisono.store import layout, outbox
 from unisono.store.bulk import copy_columns
-from unisono.store.identity import fresh_ids, shard_of_site, take_numbers
+from unisono.store.identity import fresh_ids, take_numbers
 from unisono.store.lookup import rows_by
 from unisono.store.tables.devices import GATEWAY
 from unisono.store.tables.places import CONNECTION_POINT, SITE
@@ -199,7 +200,8 @@ def _made_sites(
     n, told = len(new), list(new.values())
     numbers = take_numbers(connection, SITE, n)
     ids, point_ids = fresh_ids("site", now_ns, n), fresh_ids("connection_point", now_ns, n)
-    shards = [shard_of_site(one) for one in ids]
+    n_shards = layout.n_shards(connection)
+    shards = [shard_of_site(one, n_shards) for one in ids]
     of_all: Lists = {"organisation_id": [organisation_id] * n, "site_no": numbers}
     own: Lists = {"site_id": ids, "shard": shards, "created_ns": [now_ns] * n}
     copy_columns(connection, SITE, of_all | own | _lists(told, _SITE_FIELDS))
@@ -255,7 +257,7 @@ def _made_gateways(
         )
         for host, number, gateway_id, link in zip(told, numbers, ids, links, strict=True)
     ]
-    outbox.put_records(connection, 0, records, organisation_id, now_ns)
+    outbox.put_records_for_all(connection, records, organisation_id, now_ns)
     return {
         key: Place(number=record.gateway_no, id=record.gateway_id, link=record.link, is_new=True)
         for key, record in zip(new, records, strict=True)

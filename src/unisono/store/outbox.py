@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from unisono.model.dispatch import Request, encode_request
 from unisono.model.registry import DeviceColumns, RegistryBatch, RegistryRecord, encode_registry
-from unisono.store.identity import N_SHARDS
+from unisono.store import layout
 from unisono.store.tables.operations import OUTBOX
 
 # A device's record takes some 1.3 kB; a message of 1.3 MB stays far below the bus's 8 MB.
@@ -51,6 +51,14 @@ def put_records(
         put(connection, f"registry.{shard}", encode_registry(batch), organisation_id, now_ns)
 
 
+def put_records_for_all(
+    connection: Connection, records: Sequence[RegistryRecord], organisation_id: str, now_ns: int
+) -> None:
+    """Add registry records for every shard: a gateway may speak for devices of several."""
+    for shard in range(layout.n_shards(connection)):
+        put_records(connection, shard, records, organisation_id, now_ns)
+
+
 def put_devices(
     connection: Connection,
     shards: Sequence[int],
@@ -75,7 +83,7 @@ def put_request(
 ) -> None:
     """Add a request for one shard, or for all of them."""
     payload = encode_request(request)
-    for each in range(N_SHARDS) if shard is None else (shard,):
+    for each in range(layout.n_shards(connection)) if shard is None else (shard,):
         put(connection, f"requests.{each}", payload, organisation_id, now_ns)
 
 

@@ -12,8 +12,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from unisono.base.errors import NotFound
 from unisono.model.registry import PortfolioRecord
-from unisono.store import outbox
-from unisono.store.identity import N_SHARDS, fresh_id
+from unisono.store import layout, outbox
+from unisono.store.identity import fresh_id
 from unisono.store.tables.devices import DEVICE
 from unisono.store.tables.places import SITE
 from unisono.store.tables.portfolios import PORTFOLIO, PORTFOLIO_MEMBER
@@ -128,7 +128,7 @@ def records(connection: Connection, portfolio_no: int) -> dict[int, PortfolioRec
         .where((_M.portfolio_no == portfolio_no) & _M.valid_to_ns.is_(None))
         .order_by(_M.device_no)
     )
-    device_nos: dict[int, list[int]] = {shard: [] for shard in range(N_SHARDS)}
+    device_nos: dict[int, list[int]] = {shard: [] for shard in range(layout.n_shards(connection))}
     for shard, device_no in connection.execute(found):
         device_nos[shard].append(device_no)
     return {

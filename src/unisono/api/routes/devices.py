@@ -24,14 +24,15 @@ from unisono.api.schemas.fleet import (
 )
 from unisono.api.schemas.types import AssetType, Instant, Page, Text, instant_text, kw
 from unisono.base.errors import InvalidInput, Unavailable
-from unisono.base.ids import check_id
+from unisono.base.ids import check_id, shard_of_site
 from unisono.base.instants import NS_PER_MS, NS_PER_S, format_rfc3339
 from unisono.model.queries import DevicePage, DeviceQuery, DeviceStates
 from unisono.model.technology import TECHNOLOGY_OF_ASSET_TYPE, AckCode, CommandKind, Lifecycle, Trust
 from unisono.model.totals import DeviceState
+from unisono.services.ask_shards import page_of_devices
 from unisono.services.picture import ask
 from unisono.store import devices, listings, portfolios, views
-from unisono.store.identity import fresh_id, shard_of_site
+from unisono.store.identity import fresh_id
 from unisono.store.listings import DeviceChoice, StoredDevice
 
 router = APIRouter(prefix="/v1", tags=["devices"], responses=PROBLEM_RESPONSES)
@@ -112,9 +113,7 @@ async def list_device_states(
         after=after,
         limit=limit,
     )
-    answer = await ask(context.bus, 0, query)
-    if not isinstance(answer, DeviceStates):
-        raise Unavailable("realtime", f"it answered a page of devices with {type(answer).__name__}")
+    answer = await page_of_devices(context.bus, context.picture.n_shards, query)
     more = encode_cursor(answer.states[-1].device_no) if answer.has_more and answer.states else None
     items = [
         {"device_id": state.device_id, "device_no": state.device_no, **present.device_now(state).model_dump()}
@@ -295,9 +294,8 @@ def window_of(now_ns: int, asked: tuple[int | None, int | None]) -> tuple[int, i
 async def _state_of(context: ApiContext, found: StoredDevice) -> tuple[DeviceState | None, str | None]:
     """Return realtime's picture of a device, or why there is none."""
     try:
-        answer = await ask(
-            context.bus, shard_of_site(found.record.site_id), DeviceQuery(device_no=found.record.device_no)
-        )
+        shard = shard_of_site(found.record.site_id, context.picture.n_shards)
+        answer = await ask(context.bus, shard, DeviceQuery(device_no=found.record.device_no))
     except Unavailable as away:
         return None, str(away)
     if isinstance(answer, DeviceStates) and answer.states:

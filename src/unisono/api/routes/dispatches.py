@@ -25,14 +25,13 @@ from unisono.api.schemas.dispatches import (
     OutcomeCycle,
 )
 from unisono.api.schemas.types import Page, Text
-from unisono.base.errors import InvalidInput, NotFound, Unavailable
+from unisono.base.errors import InvalidInput, NotFound
 from unisono.base.ids import check_id
 from unisono.base.instants import format_rfc3339
 from unisono.base.units import kw_of_w
 from unisono.model.dispatch import Dispatch as ModelDispatch
-from unisono.model.queries import Preview, PreviewResult
 from unisono.model.technology import Lifecycle
-from unisono.services.picture import ask
+from unisono.services.ask_shards import preview
 from unisono.store import dispatches, listings, portfolios, views
 from unisono.store.identity import fresh_id
 
@@ -107,9 +106,7 @@ async def preview_dispatch(
         revision=1,
         now_ns=now_ns,
     )
-    answer = await ask(context.bus, 0, Preview(dispatch=supposed))
-    if not isinstance(answer, PreviewResult):
-        raise Unavailable("realtime", f"it answered a preview with {type(answer).__name__}")
+    answer = await preview(context.bus, context.picture, supposed)
     return DispatchPreview(
         as_of=format_rfc3339(answer.at_ns),
         target_kw=kw_of_w(answer.target_w),

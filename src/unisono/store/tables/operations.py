@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -123,6 +124,14 @@ STREAM_POSITION: Final = Table(
     METADATA,
     Column("consumer", Text, primary_key=True),
     Column("stream_seq", BigInteger, nullable=False),
+)
+
+# One row, of the platform: how many shards there are.
+PLANT_LAYOUT: Final = Table(
+    "plant_layout",
+    METADATA,
+    Column("is_the_one", Boolean, CheckConstraint("is_the_one", name="one_row"), primary_key=True),
+    Column("n_shards", SmallInteger, nullable=False),
 )
 
 # Of the platform, not of a tenant. Expiry is by the database's clock, the only one that all owners share.
