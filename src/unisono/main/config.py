@@ -124,7 +124,12 @@ class Settings(BaseModel):
     gateway_rate_floor_per_s: float = Field(
         default=100.0, ge=1, le=1_000_000_000, description="Readings a second that every gateway may send for long."
     )
-    shards: int = Field(default=1, ge=1, le=1, description="How many shards the fleet is split into.")
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many shards the fleet is split into; settled at the first start, for sites are placed by it.",
+    )
     cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")
     hold_s: float = Field(
         default=900.0, ge=60, le=86_400, description="Seconds for which dispatchable capacity must be sustained."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -146,3 +146,20 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def kind_of(role: str) -> str:
+    """Return what a role does: ``realtime-2``, which owns shard 2, does what ``realtime`` does."""
+    return "realtime" if role == f"realtime-{shard_of(role)}" else role
+
+
+def shard_of(role: str) -> int:
+    """Return the shard that a role's name ends in; 0 for one that names none."""
+    number = role.removeprefix("realtime-")
+    return int(number) if number != role and number.isdecimal() else 0
+
+
+def roles_of(roles: Iterable[str], n_shards: int) -> tuple[str, ...]:
+    """Return the processes that roles are run as: one realtime a shard, and with several the coordinator of them."""
+    several = (*(f"realtime-{shard}" for shard in range(1, n_shards)), "coordinator")
+    return tuple(one for role in roles for one in (role, *(several if role == "realtime" and n_shards > 1 else ())))

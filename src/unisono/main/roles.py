@@ -54,6 +54,11 @@ class Wiring:
     checks: health.Checks = field(default_factory=dict)
 
     @property
+    def shard(self) -> int:
+        """The shard that the role's name ends in; 0 for one that is not of a shard."""
+        return endpoints.shard_of(self.role)
+
+    @property
     def instance(self) -> str:
         """A name for this process among all of its role."""
         return f"{self.role}-{os.uname().nodename}-{os.getpid()}"
@@ -90,17 +95,29 @@ async def _realtime(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
 
     settings = wiring.settings
     shard = realtime.RealtimeSettings(
-        shard=0,
+        shard=wiring.shard,
         # The place, not the process: started again after a crash it need not wait for its own lease.
         owner=f"{os.uname().nodename}:{settings.folder}",
-        checkpoint_path=settings.folder / "checkpoints" / "shard-0.bin",
+        checkpoint_path=settings.folder / "checkpoints" / f"shard-{wiring.shard}.bin",
         plant=PlantConfig(
-            cycle_s=settings.cycle_s, dispatchable_hold_s=settings.hold_s, season_month=settings.season_month
+            n_shards=settings.shards,
+            cycle_s=settings.cycle_s,
+            dispatchable_hold_s=settings.hold_s,
+            season_month=settings.season_month,
         ),
         checkpoint_every_s=settings.checkpoint_s,
         lease_s=settings.lease_s,
     )
     tasks.create_task(realtime.run(shard, wiring.bus, wiring.database, wiring.clock))
+
+
+async def _coordinator(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
+    from unisono.services import coordinator
+
+    counted = coordinator.CoordinatorCounters()
+    wiring.record_of_name["coordinator"] = counted
+    settings = wiring.settings
+    tasks.create_task(coordinator.run(wiring.bus, wiring.clock, settings.shards, settings.cycle_s, counted))
 
 
 async def _web(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
@@ -149,7 +166,8 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     broker = MqttBrokerSettings(login, facts.mqtt_host, facts.mqtt_port, server_log=server_log)
     rates = RateSettings(wiring.settings.gateway_rate_factor, wiring.settings.gateway_rate_floor_per_s)
     full = partial(_full, wiring.settings.folder) if server_log is not None else str
-    kept = front.FrontSettings(wiring.instance, broker, _foreign_brokers(wiring.settings), rates=rates, full=full)
+    foreign, n_shards = _foreign_brokers(wiring.settings), wiring.settings.shards
+    kept = front.FrontSettings(wiring.instance, broker, foreign, n_shards=n_shards, rates=rates, full=full)
     one = front.Front(bus, clock, kept)
     wiring.record_of_name |= {"front_intake": one.intake, "held_commands": one.held}
     wiring.record_of_name |= {f"link_{name}": link for name, link in one.links.items()}
@@ -205,6 +223,7 @@ def _link_check(name: str, link: Link) -> Callable[[], str]:
 WAY_OF_ROLE: Final[dict[str, Callable[[Wiring, asyncio.TaskGroup], Awaitable[None]]]] = {
     "historian": _historian,
     "realtime": _realtime,
+    "coordinator": _coordinator,
     "web": _web,
     "front": _front,
 }
@@ -213,7 +232,7 @@ WAY_OF_ROLE: Final[dict[str, Callable[[Wiring, asyncio.TaskGroup], Awaitable[Non
 async def run(role: str, settings: Settings, facts: Endpoints) -> None:
     """Run a role until cancelled; a service that fails ends the role, and the supervisor starts it again."""
     async with _wired(role, settings, facts) as wiring, asyncio.TaskGroup() as tasks:
-        await WAY_OF_ROLE[role](wiring, tasks)
+        await WAY_OF_ROLE[endpoints.kind_of(role)](wiring, tasks)
         # What is loaded now lives as long as we do: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -271,7 +290,7 @@ def _facts(settings: Settings, role: str) -> Endpoints:
 
 def main(arguments: list[str]) -> int:
     """Run the role that ``arguments`` name."""
-    if len(arguments) != 1 or arguments[0] not in WAY_OF_ROLE:
+    if len(arguments) != 1 or endpoints.kind_of(arguments[0]) not in WAY_OF_ROLE:
         print(f"usage: python -m unisono.main.roles {{{','.join(WAY_OF_ROLE)}}}", file=sys.stderr)
         return 2
     role = arguments[0]

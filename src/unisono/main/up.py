@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -27,6 +28,8 @@ from unisono.main.doctor import look_at_folder
 from unisono.main.door import Door
 from unisono.main.endpoints import ChildFacts, Endpoints
 from unisono.main.supervisor import RoleProcess, Startable, Supervisor
+from unisono.store import layout
+from unisono.store.database import open_database
 from unisono.store.migrate import migrate
 
 # In starting order: who decides is there before who lets the outside in. They are stopped the other way round.
@@ -61,6 +64,7 @@ def run(settings: Settings, roles: tuple[str, ...], config_path: Path | None, sa
     endpoints.remove(settings)
     journal.start("supervisor", settings.folder, settings.log_level)
     _raise_open_files()
+    roles = endpoints.roles_of([role for role in ROLES if role in roles], settings.shards)
     stop, door = _Stop(), Door()
     engines = _engines(settings)
     supervisor = Supervisor(engines | _role_processes(settings, roles, config_path), SystemClock())
@@ -111,8 +115,7 @@ def _role_processes(settings: Settings, roles: tuple[str, ...], config_path: Pat
     output = settings.folder / "log"
     return {
         role: RoleProcess([sys.executable, "-m", "unisono.main.roles", role], settings.folder, output / f"{role}.out")
-        for role in ROLES
-        if role in roles
+        for role in roles
     }
 
 
@@ -169,6 +172,8 @@ def _settled_ports(folder: Path, wanted: Mapping[str, int]) -> dict[str, int]:
 def _prepare(settings: Settings, facts: Endpoints, say: Say) -> None:
     """Bring the schema, the streams and the first key to where the roles need them."""
     migrate(facts.database_url)
+    with contextlib.closing(open_database(facts.database_url, name="unisono-up")) as database, database.begin() as one:
+        layout.settle(one, settings.shards)
     asyncio.run(_ensure_streams(facts))
     endpoints.write(facts)
     first_key = bootstrap.first_key(facts.database_url, settings.folder, SystemClock())
