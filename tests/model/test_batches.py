@@ -93,8 +93,8 @@ def test_a_message_of_several_batches_tells_whose_rows_are_whose() -> None:
     assert isinstance(back, ReadingBatch)
     assert back.pieces().tolist() == parts.tolist()
     assert back.gateway_of_row().tolist() == [4, 4, 6]
-    kept = back.rows(np.array([True, False, True]))
-    assert (kept.device_no.tolist(), kept.pieces().tolist()) == ([1, 3], [[-1, -1, 2]])
+    kept = back.only(np.array([True, False, False]))
+    assert (kept.device_no.tolist(), kept.pieces().tolist()) == ([1], [[4, 70, 1], [5, 80, 0]])
 
 
 def test_answers_of_several_gateways_travel_together() -> None:

@@ -63,7 +63,7 @@ def apply_readings(table: FleetTable, batches: Sequence[ReadingBatch], received_
                 gateways.append(gateway)
                 known_ns.append(batch.known_ns)
                 received_ns.append(mono_ns)
-        taken.append(batch.rows(np.repeat(~np.array(is_repeated), pieces[:, 2])) if any(is_repeated) else batch)
+        taken.append(batch.only(np.repeat(~np.array(is_repeated), pieces[:, 2])) if any(is_repeated) else batch)
     if not sizes:
         return 0
     return fold_readings(

@@ -118,11 +118,6 @@ class _Incoming(_Columns):
         pieces = self.pieces()
         return np.repeat(pieces[:, 0], pieces[:, 2]).astype(np.int32)
 
-    def rows(self, kept: NDArray[np.bool_]) -> Self:
-        """Return the rows that are kept, without parts."""
-        columns = {name: getattr(self, name)[kept] for name in self.DTYPES}
-        return replace(self, **columns, parts=_no_parts())  # type: ignore[call-arg]  # both kinds have them
-
     def only(self, kept: NDArray[np.bool_]) -> Self:
         """Return the rows that are kept, with their gateways and sequences; a part that keeps none of its rows goes."""
         if kept.all():
