@@ -63,10 +63,12 @@ class BenchPlant:
     def n_in_realtime(self) -> int:
         """Return how many devices realtime says that it has, as the API shows it; -1 while it says nothing."""
         try:
-            told = [line for line in self.api.lines("/metrics") if line.startswith('unisono_shard_devices{shard="0"}')]
+            lines = self.api.lines("/metrics")
         except Unavailable:
             return -1
-        return int(float(told[0].split()[-1])) if told else -1
+        # One line for each way in which its devices can be trusted.
+        told = [float(line.split()[-1]) for line in lines if line.startswith('unisono_shard_devices{shard="0",')]
+        return int(sum(told)) if told else -1
 
     def saved(self, n_devices: int) -> PlantState:
         """Return realtime's state from its newest checkpoint, once one has that many devices."""
