@@ -45,6 +45,16 @@ def test_five_thousand_devices_are_enrolled_and_announced(database: Database, or
     assert first.gateway_id == made[0].gateway_id
 
 
+def test_an_enrolment_does_not_plan_the_check_of_each_foreign_key_anew(
+    database: Database, organisation_id: str
+) -> None:
+    with database.begin() as connection:
+        enrol_batteries(connection, organisation_id, 3)
+        assert connection.execute(text("SHOW plan_cache_mode")).scalar_one() == "auto"
+        # And none of those plans reads a table whole.
+        assert connection.execute(text("SHOW enable_seqscan")).scalar_one() == "off"
+
+
 def test_what_is_enrolled_again_stays_what_it_was(database: Database, organisation_id: str) -> None:
     with database.begin() as connection:
         first = enrol_batteries(connection, organisation_id, 3)

@@ -20,4 +20,7 @@ def rows_by(connection: Connection, query: Select[Any], key: Column[Any], values
     connection.execute(text("SET LOCAL enable_seqscan = off"))
     wanted = func.unnest(literal(list(values), ARRAY(Text))).table_valued("value").render_derived(name="wanted")
     one = query.where(key == wanted.c.value).limit(1).lateral("one")
-    return list(connection.execute(select(wanted.c.value, one).select_from(wanted.join(one, true()))))
+    rows = list(connection.execute(select(wanted.c.value, one).select_from(wanted.join(one, true()))))
+    # Not for what comes after it: each check of a foreign key of each row would be planned anew.
+    connection.execute(text("SET LOCAL plan_cache_mode = auto"))
+    return rows
