@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +19,7 @@ from unisono.fleet import columns
 from unisono.fleet.columns import F4, I4, Leases
 from unisono.model.dispatch import TargetPoint
 from unisono.plant import checkpoint as module
-from unisono.plant.checkpoint import SCHEMA_DIGEST, Carried, Image, bytes_of, checkpoint, restore
+from unisono.plant.checkpoint import SCHEMA_DIGEST, Carried, Image, checkpoint, restore
 
 HEAD = 16 + len(SCHEMA_DIGEST)
 
@@ -59,15 +61,37 @@ def test_what_was_written_is_read() -> None:
     read(changed_arrays(-2, ("<f4", [3])))
 
 
-def test_an_image_is_of_the_instant_at_which_it_was_taken_whatever_room_it_was_given() -> None:
-    fleet = a_fleet()
-    carried, room = Carried({"READINGS": 5}), np.ones(bytes_of(fleet.state) + 5, np.uint8)
+class _Disk(io.BytesIO):
+    """A file whose writer is told at its ``n``-th writing that the state goes on."""
+
+    def __init__(self, n: int, go_on: Callable[[], None]) -> None:
+        super().__init__()
+        self._n_left, self._go_on = n, go_on
+
+    def write(self, part: Any) -> int:
+        if self._n_left == 0:
+            self._go_on()
+        self._n_left -= 1
+        return super().write(part)
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 2, 7])
+def test_an_image_is_of_the_instant_at_which_it_was_taken_however_much_of_it_was_written_by_the_next_cycle(
+    n_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 1001)
+    fleet, carried = a_fleet(), Carried({"READINGS": 5})
     payload = checkpoint(fleet.state, carried, fleet.now_ns, fleet.mono_ns)
-    images = [
-        Image(fleet.state, carried, fleet.now_ns, fleet.mono_ns, given) for given in (room, np.ones(3, np.uint8), None)
-    ]
-    fleet.cycle()
-    assert [b"".join(image.parts()) for image in images] == [payload] * 3
+    assert len(payload) > 10 * 1001, "some pieces are left by then"
+    image = Image(fleet.state, carried, fleet.now_ns, fleet.mono_ns)
+
+    def go_on() -> None:
+        image.settle()
+        fleet.cycle()
+
+    disk = _Disk(n_before, go_on)
+    image.write(disk)
+    assert disk.getvalue() == payload
     assert checkpoint(fleet.state, carried, fleet.now_ns, fleet.mono_ns) != payload
 
 

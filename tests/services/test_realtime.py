@@ -18,7 +18,7 @@ from unisono.bus.consumers import KeptMessage
 from unisono.model.dispatch import TargetPoint, encode_request
 from unisono.model.registry import RegistryBatch, encode_registry
 from unisono.model.totals import OutcomeBatch
-from unisono.plant.checkpoint import Carried, checkpoint, restore
+from unisono.plant.checkpoint import Carried, _arrays, checkpoint, restore
 from unisono.plant.state import PlantConfig, PlantState
 from unisono.services.checkpoints import newest
 from unisono.services.realtime import RealtimeSettings, _Loop
@@ -259,7 +259,7 @@ def test_cycles_go_on_while_a_checkpoint_is_written_and_what_they_say_waits_for_
                 await catch_up(loop)
                 await loop._cycle()
                 image, n_held = await loop._image(), len(loop._held)
-                positions = dict(loop.inbox.positions)
+                positions, columns = dict(loop.inbox.positions), [array.tobytes() for array in _arrays(loop._state)]
                 await bus.publish_kept("requests.0", encode_request(later))
                 await catch_up(loop)
                 await loop._cycle()
@@ -271,6 +271,8 @@ def test_cycles_go_on_while_a_checkpoint_is_written_and_what_they_say_waits_for_
                     state, carried = restore(payload, PlantConfig(), 2, fleet.now_ns, fleet.mono_ns)
                 assert state.dispatches.keys() == {spec.dispatch_id}
                 assert carried.positions == positions
+                assert [array.tobytes() for array in _arrays(state)] == columns
+                assert [array.tobytes() for array in _arrays(loop._state)] != columns
                 assert [message.payload for message in carried.unsent] == [loop.outbound.records()[0].payload]
                 await loop._save()
                 assert len(loop.outbound.records()) == 2

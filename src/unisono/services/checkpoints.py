@@ -1,8 +1,8 @@
 """Checkpoints on their way to the disk and back, beside the cycles.
 
-An image is copied out of the columns between two cycles, into memory whose pages are there already; its CRC, writing
-and syncing are done by a thread of their own, and the memory is given back. So the worker is held for as long as a copy
-takes (70 ms for a million devices), however slow the disk is.
+An image is copied out of the columns piece by piece by a thread that writes it to the disk. Only what is not written
+when the next cycle begins is copied at once. So a checkpoint takes little memory, and holds the worker for as long as a
+copy takes at the most, however slow the disk is.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from unisono.base.clock import Clock
 from unisono.base.errors import DamagedRecord
-from unisono.plant.checkpoint import Image, Room
+from unisono.plant.checkpoint import Image
 
 # Writing may take this share of the time: after commands a checkpoint in each cycle of 4 s up to 200 ms of writing,
 # which is some 80,000 devices (10,000 take 10 MB and 25 ms); beyond, they are as much rarer.
@@ -36,10 +34,6 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pause_ns = 0
 
-    async def room(self, size: int) -> Room:
-        """Return memory for an image, its pages touched."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, np.ones, size, np.uint8)
-
     async def write(self, image: Image) -> None:
         """Return when the image is the checkpoint, whatever happens to the machine then."""
         began_ns = self._clock.monotonic_ns()
@@ -54,8 +48,7 @@ class Checkpoints:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         with fresh.open("wb") as file:
-            for part in image.parts():
-                file.write(part)
+            image.write(file)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from unisono.bus import subjects
 from unisono.bus.connection import Bus
 from unisono.model.queries import Refused, decode_query, encode_answer
 from unisono.plant.answers import answer
-from unisono.plant.checkpoint import Carried, Image, Unsent, bytes_of, restore
+from unisono.plant.checkpoint import Carried, Image, Unsent, restore
 from unisono.plant.replay import Recorded, replay
 from unisono.plant.state import PlantConfig, PlantState, new_state
 from unisono.plant.step import StepResult, step
@@ -96,6 +97,8 @@ class _Loop:
         self._held: list[tuple[Unsent, Worth]] = []
         self._saves = Checkpoints(settings.checkpoint_path, clock)
         self._saving: asyncio.Task[None] | None = None
+        # That of the newest cycle, while it may still read the columns.
+        self._taken: Image | None = None
         self._has_saved = True
         self.inbox = Inbox(bus, settings.shard, clock, carried.positions)
         self.outbound = Outbound(bus)
@@ -187,10 +190,10 @@ class _Loop:
         """Take the image of the newest cycle; no cycle runs meanwhile, and none need wait for its way to the disk."""
         unsent = (*self.outbound.records(), *(message for message, _ in self._held))
         carried = Carried(dict(self.inbox.positions), unsent)
-        room = await self._saves.room(await self._in_worker(bytes_of, self._state))
-        return await self._in_worker(
-            Image, self._state, carried, self._clock.wall_ns(), self._clock.monotonic_ns(), room
+        self._taken = await self._in_worker(
+            Image, self._state, carried, self._clock.wall_ns(), self._clock.monotonic_ns(), threading.Lock()
         )
+        return self._taken
 
     async def _keep(self, image: Image, n_held: int) -> None:
         """Write the image beside the old checkpoint, sync, rename; then send the first ``n_held``, which it has."""
@@ -209,10 +212,18 @@ class _Loop:
     async def _in_worker(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
 
+    def _settle(self) -> None:
+        """Let the newest image have what it has not written yet: the state is about to change."""
+        if self._taken is not None:
+            self._taken.settle()
+            self._taken = None
+
     def _replay(self, recorded: Recorded) -> None:
+        self._settle()
         replay(self._state, recorded, self._clock.wall_ns(), self._clock.monotonic_ns())
 
     def _step(self, drained: Recorded) -> StepResult:
+        self._settle()
         return step(
             self._state,
             drained.arrivals,

@@ -25,7 +25,7 @@ from unisono.main.bench.figures import BenchOptions, BenchResult, Figure, best_s
 from unisono.main.bench.plant import SETTLE_TIMEOUT_S, BenchPlant, fleet, fresh_folder, say
 from unisono.main.client import Refused
 from unisono.main.demo.children import wait_until
-from unisono.plant.checkpoint import Carried, Image, bytes_of
+from unisono.plant.checkpoint import PIECE_BYTES, Carried, Image
 from unisono.plant.state import PlantState
 
 N_DEVICES: Final = 1_000_000
@@ -73,20 +73,23 @@ def _result(
     states: tuple[PlantState, PlantState],
 ) -> BenchResult:
     before, after = (state.fleet for state in states)
-    n_bytes = bytes_of(states[1])
-    room = np.ones(n_bytes, np.uint8)
-    held_s = best_s(lambda: Image(states[1], Carried(), 0, 0, room))
-    source = np.ones(n_bytes, np.uint8)
+    begun_s = best_s(lambda: Image(states[1], Carried(), 0, 0))
+    settled_s = best_s(lambda: Image(states[1], Carried(), 0, 0).settle())
+    source, room = np.ones(PIECE_BYTES, np.uint8), np.ones(PIECE_BYTES, np.uint8)
+    piece_s = best_s(lambda: np.copyto(room, source))
+    copy = plant.folder / "copy.bin"
+    written_s = _written_s(Image(states[1], Carried(), 0, 0), copy)
     return BenchResult(
         name="start",
         figures=(
             Figure(name="start", value=max(start_s.values()), unit="s", target=TARGET_S),
+            Figure(name="held by a checkpoint", value=1e3 * (begun_s + piece_s), unit="ms", target=HELD_MS_MAX),
             Figure(
-                name="held by a checkpoint",
-                value=1e3 * held_s,
+                name="held by a checkpoint of which nothing is written when the next cycle begins",
+                value=1e3 * settled_s,
                 unit="ms",
                 target=HELD_MS_MAX,
-                reference=1e3 * best_s(lambda: np.copyto(room, source)),
+                reference=1e3 * piece_s * copy.stat().st_size / PIECE_BYTES,
                 reference_name="one copy of as many bytes, numpy",
             ),
         ),
@@ -101,8 +104,8 @@ def _result(
         sizes={"devices": after.n_devices, "sites": after.n_sites, "gateways": after.n_gateways - 1},
         details={
             **{f"{name}_s": seconds for name, seconds in start_s.items()},
-            "checkpoint_mb": n_bytes / 1e6,
-            "checkpoint_to_disk_s": _written_s(Image(states[1], Carried(), 0, 0, room), plant.folder / "copy.bin"),
+            "checkpoint_mb": copy.stat().st_size / 1e6,
+            "checkpoint_to_disk_s": written_s,
             "realtime_mb": plant.rss_mb("realtime"),
             "realtime_peak_mb": plant.rss_mb("realtime", "VmHWM"),
             "front_mb": plant.rss_mb("front"),
@@ -203,9 +206,8 @@ def _same_nameplates(before: FleetTable, after: FleetTable) -> bool:
 
 
 def _written_s(image: Image, path: Path) -> float:
-    """Return how long the writer's part takes: CRC and file, without the sync."""
+    """Return how long the writer's part takes: copies, CRC and file, without the sync."""
     began_s = time.perf_counter()
     with path.open("wb") as file:
-        for part in image.parts():
-            file.write(part)
+        image.write(file)
     return time.perf_counter() - began_s
