@@ -142,8 +142,8 @@ class Image:
     """The bytes of a state at one instant, while the state goes on: each piece is copied when it is to be written.
 
     Whoever is about to change the state calls ``settle`` first, which copies what has not been written yet: nothing if
-    the writer was quick enough, all of it (0.7 kB a device) at the worst. It is written once. With a ``lock``, held while
-    bytes are copied, another thread may write than the one that settles.
+    the writer was quick enough, all of it (0.7 kB a device) at the worst. It is written once. With a ``lock``, held
+    while bytes are copied, another thread may write than the one that settles.
     """
 
     def __init__(
