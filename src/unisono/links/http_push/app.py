@@ -29,6 +29,7 @@ from unisono.links.contract import (
     Sign,
 )
 from unisono.links.http_push.held import HeldCommands
+from unisono.links.http_push.slow_bodies import BODY_TIMEOUT_S, SlowBodies
 from unisono.links.http_push.together import SMALL_BYTES, Together
 from unisono.links.identity import GatewayEntry
 from unisono.links.reception import Reception
@@ -47,7 +48,6 @@ BODY_BYTES_MAX: Final = 4 << 20
 # Requests being read or kept at a time, and the bytes that their bodies may have: small ones are many, large ones few.
 IN_FLIGHT_MAX: Final = 1024
 IN_FLIGHT_BYTES_MAX: Final = 256 << 20
-BODY_TIMEOUT_S: Final = 30.0
 ROW_ERRORS_MAX: Final = 1000
 NEEDS: Final = "needs the header Authorization: Bearer <gateway_id>.<secret>, of a gateway that is not revoked"
 
@@ -84,6 +84,7 @@ class TelemetryApp:
         self._held = held
         self._clock = clock
         self._together = Together(reception, intake, clock)
+        self._slow_bodies = SlowBodies()
         self._n_in_flight = self._n_bytes_in_flight = 0
         self._routes = {
             ("POST", "/v1/telemetry"): self._telemetry,
@@ -148,7 +149,7 @@ class TelemetryApp:
         if decode is None:
             raise UnsupportedMedia(media_type)
         self._refuse_flood(gateway.gateway_no)
-        body = await _body(headers, receive)
+        body = await _body(headers, receive, self._slow_bodies)
         is_packed = body[:3] == b"UPK"
         if len(body) <= SMALL_BYTES and decode is (decode_packed if is_packed else decode_batch):
             n_kept = await self._together.keep(gateway.gateway_no, body)
@@ -182,7 +183,7 @@ class TelemetryApp:
     async def _acks(
         self, gateway: GatewayEntry, scope: Scope, headers: dict[bytes, bytes], receive: Receive
     ) -> tuple[int, bytes]:
-        body = await _body(headers, receive)
+        body = await _body(headers, receive, self._slow_bodies)
         acks = decode_acks(body, gateway.gateway_no, self._reception.identity, self._clock.wall_ns())
         if len(acks.batch):
             await self._intake.keep(acks.batch)
@@ -230,14 +231,14 @@ class UnsupportedMedia(InvalidInput):
         super().__init__("Content-Type", media_type, "must be one of " + ", ".join(_DECODERS))
 
 
-async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+async def _body(headers: dict[bytes, bytes], receive: Receive, slow_bodies: SlowBodies) -> bytes:
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
         raise TooMany("bytes of a body", BODY_BYTES_MAX)
     parts: list[bytes] = []
     n_bytes = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with slow_bodies:
             while True:
                 event = await receive()
                 if event["type"] == "http.disconnect":
