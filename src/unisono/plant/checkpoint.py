@@ -14,7 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from mmap import mmap
+from mmap import MADV_DONTNEED, mmap
 from typing import Any, BinaryIO, Final
 
 import msgspec
@@ -291,6 +291,7 @@ def _read(payload: bytes | mmap) -> tuple[_Header, list[NDArray[Any]]]:
     # A file is mapped, not read: its pages are looked at once for the CRC and once more to be copied.
     with memoryview(payload) as whole:
         crc = zlib.crc32(whole[8:])
+    _let_go(payload)
     if crc != int.from_bytes(payload[4:8], "little"):
         raise DamagedRecord("checkpoint", "its CRC does not match")
     digest = payload[8 : 8 + _DIGEST_BYTES]
@@ -306,6 +307,7 @@ def _read(payload: bytes | mmap) -> tuple[_Header, list[NDArray[Any]]]:
             n = int(np.prod(shape, dtype=np.int64))
             arrays.append(np.frombuffer(payload, np.dtype(dtype), n, at).reshape(shape).copy())
             at += arrays[-1].nbytes
+            _let_go(payload)
     except (msgspec.DecodeError, ValueError, TypeError) as wrong:
         raise DamagedRecord("checkpoint", str(wrong)) from wrong
     expected = [dtype for group in _columns() for _, dtype in group] + list(_TABLE_ARRAYS.values())
@@ -316,6 +318,12 @@ def _read(payload: bytes | mmap) -> tuple[_Header, list[NDArray[Any]]]:
             "checkpoint", f"holds {len(arrays)} arrays of other kinds than the {len(expected)} expected"
         )
     return header, arrays
+
+
+def _let_go(payload: bytes | mmap) -> None:
+    """Give the pages of a mapped file back; else it would stand in memory beside all that was copied from it."""
+    if isinstance(payload, mmap):
+        payload.madvise(MADV_DONTNEED)
 
 
 def _columns() -> list[list[tuple[str, np.dtype[Any]]]]:
