@@ -63,6 +63,10 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 
 
+# More owners than a machine has any use for; past it the coordinator was measured, but no plant was run.
+SHARDS_MAX: Final = 64
+
+
 class ConfigErrors(UnisonoError):
     """Settings that break rules, all of them at once; each names its field, its value and the rule."""
 
@@ -127,7 +131,7 @@ class Settings(BaseModel):
     shards: int = Field(
         default=1,
         ge=1,
-        le=64,
+        le=SHARDS_MAX,
         description="How many shards the fleet is split into; settled at the first start, for sites are placed by it.",
     )
     cycle_s: float = Field(default=4.0, ge=0.5, le=10, description="Seconds between decisions.")

@@ -42,12 +42,15 @@ class BenchPlant:
 
     def connect(self) -> None:
         """Return when the API can be asked; raises Unavailable when the platform does not come up."""
-        self.facts = wait_until(self._process.run_facts, START_TIMEOUT_S, "the platform", 0.05)
-        self.api = ApiClient(self.facts["api_url"], self._process.admin_key(), REQUEST_TIMEOUT_S)
+        facts = wait_until(self._process.run_facts, START_TIMEOUT_S, "the platform", 0.05)
+        self.api = ApiClient(facts["api_url"], self._process.admin_key(), REQUEST_TIMEOUT_S)
+        self.facts = facts
         wait_until(self.api.is_ready, START_TIMEOUT_S, "the platform's API", 0.05)
 
     def stop(self) -> None:
         """Stop it as an operator does."""
+        if self.facts:
+            self.api.close()
         self._process.stop()
 
     def enrol(self, told: Sequence[Told]) -> list[dict[str, Any]]:
