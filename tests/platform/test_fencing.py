@@ -33,7 +33,7 @@ from unisono.model.technology import CommandKind
 from unisono.store import leases
 from unisono.store.database import open_database
 from unisono.store.tables.devices import GATEWAY
-from unisono.wire.frames import encode, messages_of
+from unisono.wire.frames import messages_of
 from unisono.wire.topics import Down, down_topic
 
 LEASE_S: Final = 9.0
@@ -205,7 +205,7 @@ async def publish(bus: Bus, frames: CommandFrames, id_of_no: dict[int, str]) -> 
     pushed = [one for one in messages_of(frames, frames.issued_ns) if one.gateway_no in id_of_no]
     for outgoing in pushed:
         topic = down_topic(id_of_no[outgoing.gateway_no], Down.FRAME)
-        await bus.publish(topic.replace("/", "."), encode(outgoing.message))
+        await bus.publish(topic.replace("/", "."), outgoing.payload)
         n += int((frames.gateway_no == outgoing.gateway_no).sum())
     await bus.flush()
     return n
