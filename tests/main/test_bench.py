@@ -91,6 +91,7 @@ def test_an_option_that_a_bench_does_not_know_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("name", "n_devices"), SMALL)
 def test_a_small_bench_holds_its_checks(tmp_path: Path, name: str, n_devices: int) -> None:
-    checks = registry.run(name, BenchOptions(folder=tmp_path, n_devices=n_devices)).checks
-    assert checks
-    assert all(checks.values()), checks
+    result = registry.run(name, BenchOptions(folder=tmp_path, n_devices=n_devices))
+    assert json.loads(result.as_json())["checks"] == result.checks
+    assert result.checks
+    assert all(result.checks.values()), result.checks

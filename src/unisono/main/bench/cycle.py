@@ -187,7 +187,7 @@ def checks_of(plant: Plant, run: Run) -> dict[str, bool]:
     plate = table.nameplate
     is_within = (told_w >= plate.power_min_w[:n] - 1.0) & (told_w <= plate.power_max_w[:n] + 1.0)
     frames = plant.newest.frames
-    error = run.done_w.sum() / run.asked_w.sum() - 1.0
+    error = float(run.done_w.sum() / run.asked_w.sum()) - 1.0
     up_w = np.zeros(table.nameplate.device_no.size, np.float32)
     return {
         "nothing was compiled": run.n_compiled == 0,
